@@ -1,0 +1,71 @@
+package postgres
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+
+	"github.com/insitu-ml/insitu/internal/fault"
+)
+
+type ctxHandler = ctxwatch.Handler
+
+// State returns the SQLSTATE of err, "" if the server did not send one.
+func State(err error) string {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		return pg.Code
+	}
+	return ""
+}
+
+// Wrap says what was being done when err happened and classifies it by SQLSTATE.
+// The server's detail, hint and PL/Python traceback stay in the text. nil stays nil.
+func Wrap(err error, doing string) error {
+	if err == nil {
+		return nil
+	}
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		wrapped := fmt.Errorf("%s: %w", doing, err)
+		if connErr := new(pgconn.ConnectError); errors.As(err, &connErr) || pgconn.Timeout(err) {
+			return fault.AsTemporary(wrapped)
+		}
+		return wrapped
+	}
+	text := fmt.Sprintf("%s: %s (SQLSTATE %s)", doing, pg.Message, pg.Code)
+	for _, more := range []string{pg.Detail, pg.Hint, pg.Where} {
+		if more != "" {
+			text += "\n  " + strings.ReplaceAll(more, "\n", "\n  ")
+		}
+	}
+	return classify(&serverError{text: text, err: err}, pg.Code)
+}
+
+// serverError replaces pgx's text, which drops the detail, and keeps the chain.
+type serverError struct {
+	text string
+	err  error
+}
+
+func (e *serverError) Error() string { return e.text }
+func (e *serverError) Unwrap() error { return e.err }
+
+func classify(err error, state string) error {
+	switch {
+	case strings.HasPrefix(state, "28"), // invalid authorization
+		state == "3D000", // database does not exist
+		state == "42501": // insufficient privilege
+		return fault.AsConfiguration(err)
+	case strings.HasPrefix(state, "08"), // connection exceptions
+		state == "53300",                                     // too many connections
+		state == "57P01", state == "57P02", state == "57P03", // shutting down, starting up
+		state == "40001", state == "40P01", // serialization, deadlock
+		state == "55P03", state == "55006": // lock not available, object in use
+		return fault.AsTemporary(err)
+	}
+	return fault.AsPermanent(err)
+}
