@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
 	"runtime"
 	"syscall"
@@ -27,16 +28,27 @@ func (p process) run(ctx context.Context) (int, error) {
 	// The kernel ties the parent-death signal to the thread that forked: keep it until the command ended.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	read, write, err := os.Pipe() // stdout and stderr share it: lines stay in order
+	if err != nil {
+		return 0, err
+	}
+	defer read.Close()
 	cmd := exec.CommandContext(ctx, p.path, p.args...)
 	cmd.Env, cmd.Dir = p.env, p.dir
-	cmd.Stdout, cmd.Stderr = p.out, p.out // one writer: exec then uses one pipe, so lines stay whole and in order
+	cmd.Stdout, cmd.Stderr = write, write
 	cmd.SysProcAttr = processAttributes()
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = p.grace
-	if err := cmd.Start(); err != nil {
+	err = cmd.Start()
+	_ = write.Close()
+	if err != nil {
 		return 0, err
 	}
-	ended := make(chan struct{})
+	copied, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(copied)
+		_, _ = io.Copy(p.out, read)
+	}()
 	go func() {
 		select {
 		case <-p.kill:
@@ -44,9 +56,15 @@ func (p process) run(ctx context.Context) (int, error) {
 		case <-ended:
 		}
 	}()
-	err := cmd.Wait()
+	err = cmd.Wait()
 	close(ended)
-	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what it left behind
+	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what it left behind in its group
+	select {
+	case <-copied:
+	case <-time.After(2 * time.Second): // a daemon it left outside its group holds the pipe
+		_ = read.Close()
+		<-copied
+	}
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) && !errors.Is(err, exec.ErrWaitDelay) && ctx.Err() == nil {
 		return 0, err
