@@ -132,7 +132,7 @@ func (c *Client) getVersion(ctx context.Context, doing, path string, query url.V
 }
 
 // EnsureModelVersion returns the lowest version of the model whose tag key has the value tags[key];
-// it registers artifact path of the run, with all tags, unless there is one. created says which.
+// it registers artifact path of the run, with all tags, unless there is one. created says that this call asked for it.
 func (c *Client) EnsureModelVersion(ctx context.Context, name string, run Run, path, key string, tags map[string]string) (v ModelVersion, created bool, err error) {
 	if err := c.EnsureModel(ctx, name); err != nil {
 		return ModelVersion{}, false, err
