@@ -47,8 +47,8 @@ func expectValues(b []byte, n, outputs int, what string) error {
 	}
 	values := len(b) / 4
 	if len(b)%4 != 0 || values%outputs != 0 || values/outputs != n {
-		if n > 0 && len(b)%(4*n) == 0 {
-			return fmt.Errorf("%s have %d values a row, expected %d", what, len(b)/(4*n), outputs)
+		if n > 0 && values > 0 && len(b)%4 == 0 && values%n == 0 {
+			return fmt.Errorf("%s have %d values a row, expected %d", what, values/n, outputs)
 		}
 		return fmt.Errorf("%s have %d bytes, expected 4 bytes for each of %d rows x %d", what, len(b), n, outputs)
 	}
