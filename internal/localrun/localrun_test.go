@@ -423,6 +423,26 @@ func TestStoppingARunEndsItsCommandsGracefully(t *testing.T) {
 	}
 }
 
+func TestASecondStopKillsWhatDoesNotEnd(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, head+`
+    - name: main
+      dag: {tasks: [{name: a, template: stubborn}]}
+`+step("stubborn", ""), map[string]string{"stubborn": `trap '' TERM; echo ready; while true; do sleep 1; done`})
+	ctx, cancel := context.WithCancel(t.Context())
+	kill := make(chan struct{})
+	b.options.Kill = kill
+	b.options.Observe = func(e localrun.Event) {
+		if e.Line == "ready" {
+			cancel()
+			close(kill)
+		}
+	}
+	if diff := cmp.Diff([]string{"a Failed 137"}, summary(b.run(t, ctx, nil))); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestLoadRefusesByNameWhatItCannotRun(t *testing.T) {
 	t.Parallel()
 	container := "\n    - name: c\n      container: {command: [c]}\n"

@@ -1,0 +1,91 @@
+package workflowcheck_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/insitu-ml/insitu/internal/localrun"
+)
+
+// nowhere is a store that keeps nothing.
+type nowhere struct{}
+
+func (nowhere) Put(context.Context, string, string) error { return nil }
+func (nowhere) Get(context.Context, string, string) error { return nil }
+
+// standIn is a program in a step's place: it says what it was given by the steps before it and leaves every output.
+const standIn = `#!/bin/sh
+set -eu
+test -d "$SERVICE_BINDING_ROOT"
+mkdir -p "$INSITU_OUTPUT_DIR"
+case "$(basename "$0")" in
+  upload-dataset) echo data-1 > "$INSITU_OUTPUT_DIR/dataset-digest" ;;
+  deploy-training-code) echo code-1 > "$INSITU_OUTPUT_DIR/code-digest" ;;
+  train-model)
+    test "$INSITU_DATASET_DIGEST,$INSITU_CODE_DIGEST" = data-1,code-1
+    test "$INSITU_PARAMETERS" = '{"rate": 0.1}'
+    echo digits > "$INSITU_OUTPUT_DIR/model-name"; echo 3 > "$INSITU_OUTPUT_DIR/model-version" ;;
+  evaluate-model)
+    echo %v > "$INSITU_OUTPUT_DIR/passed"; echo 0.97 > "$INSITU_OUTPUT_DIR/accuracy"
+    echo "<p>report</p>" > "$INSITU_OUTPUT_DIR/report.html" ;;
+  promote-model-to-staging) test "$INSITU_MODEL_NAME,$INSITU_MODEL_VERSION,$INSITU_PASSED,$INSITU_ALIAS" = digits,3,true,production ;;
+  deploy-inference-db)
+    test "$INSITU_SCHEMA,$INSITU_INFERENCE_SCHEMA" = insitu,serving
+    echo 3 > "$INSITU_OUTPUT_DIR/active-version" ;;
+esac
+`
+
+func TestThePipelinePassesValuesAlongAndStopsAtTheGate(t *testing.T) {
+	t.Parallel()
+	for passed, want := range map[bool][]string{
+		true: {"upload-dataset Succeeded", "deploy-training-code Succeeded", "train-model Succeeded", "evaluate-model Succeeded",
+			"promote-model-to-staging Succeeded", "deploy-inference-db Succeeded", "active 3"},
+		false: {"upload-dataset Succeeded", "deploy-training-code Succeeded", "train-model Succeeded", "evaluate-model Succeeded",
+			"promote-model-to-staging Skipped", "deploy-inference-db Skipped", "active "},
+	} {
+		t.Run(fmt.Sprintf("passed=%v", passed), func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			for name := range load(t) {
+				if name == "in-database-pipeline" {
+					continue
+				}
+				if err := os.WriteFile(filepath.Join(dir, name), fmt.Appendf(nil, standIn, passed), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w, err := localrun.Load(filepath.Join(folder, "in-database-pipeline.yaml"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for name, value := range map[string]string{"app": "s3://b/app.tar.gz", "parameters": `{"rate": 0.1}`, "model-stage": "production", "inference-schema": "serving"} {
+				if err := w.Set(name, value); err != nil {
+					t.Fatal(err)
+				}
+			}
+			res, err := w.Run(t.Context(), localrun.Options{
+				Name: "run-1", Bin: dir, Dir: filepath.Join(dir, "run"), Mounts: map[string]string{"/bindings": t.TempDir()},
+				Env: []string{"PATH=" + os.Getenv("PATH")}, Artifacts: nowhere{},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, s := range res.Steps {
+				got = append(got, fmt.Sprintf("%s %s", s.Name, s.Status))
+			}
+			got = append(got, "active "+res.Outputs["active-version"])
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("steps (-want +got):\n%s\n%+v", diff, res.Steps)
+			}
+			if content, err := os.ReadFile(res.Artifacts["report"]); err != nil || string(content) != "<p>report</p>\n" {
+				t.Errorf("report %q: %q, %v", res.Artifacts["report"], content, err)
+			}
+		})
+	}
+}
