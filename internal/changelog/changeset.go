@@ -9,6 +9,7 @@ package changelog
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"io/fs"
 	"path"
@@ -75,8 +76,20 @@ func parse(id, text string) (Changeset, error) {
 	if !found {
 		return c, fmt.Errorf("changeset %q: expected a line %q and below it the SQL that undoes the rest", id, rollbackMark)
 	}
+	c.Comment, forward = header(forward)
 	c.SQL, c.Rollback = strings.TrimSpace(forward), strings.TrimSpace(back)
 	return c, nil
+}
+
+// header takes the comment off the top of an SQL file. It goes into databasechangelog.comments,
+// where administrators see it, and may be reworded after a release: no checksum covers it.
+func header(text string) (comment, rest string) {
+	var words []string
+	for strings.HasPrefix(text, "--") {
+		line, after, _ := strings.Cut(text, "\n")
+		words, text = append(words, strings.TrimSpace(strings.TrimLeft(line, "-"))), after
+	}
+	return strings.Join(words, " "), text
 }
 
 // Render writes the changelog.
@@ -192,3 +205,18 @@ func CheckSchema(name string) error {
 }
 
 var validSchema = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_-]{0,62}$`)
+
+// Slug makes a name fit for a changeset id. Names that lose letters on the way get a digest, so that no two become one.
+func Slug(name string) string {
+	slug := notInID.ReplaceAllString(name, "_")
+	if slug == name && len(name) <= maxSlug && name != "" {
+		return name
+	}
+	sum := sha256.Sum256([]byte(name))
+	return fmt.Sprintf("%s-%x", slug[:min(len(slug), maxSlug)], sum[:4])
+}
+
+var notInID = regexp.MustCompile(`[^A-Za-z0-9._-]`)
+
+// maxSlug leaves room for the rest of an id.
+const maxSlug = 100

@@ -3,7 +3,7 @@
 --changeset insitu:0001-tables splitStatements:false rollbackSplitStatements:false stripComments:false
 --preconditions onFail:MARK_RAN
 --precondition-sql-check expectedResult:0 select count(*) / 2 from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where n.nspname = current_schema() and c.relname in ('releases', 'jobs')
--- What was deployed.
+--comment: What was deployed.
 create table releases (a int) distributed replicated;
 create table jobs (id text) distributed by (id);
 --rollback drop table jobs;

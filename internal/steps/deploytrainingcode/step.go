@@ -1,0 +1,4 @@
+package deploytrainingcode
+
+// changelogPath is what databasechangelog.filename says.
+const changelogPath = "insitu/training"
