@@ -42,14 +42,19 @@ func Open(ctx context.Context, s Schema) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	// One name a schema: whoever holds the lock knows the sessions that nobody waits for any more.
-	sum := sha256.Sum256([]byte(s.Name))
-	out := &Session{Conn: conn, schema: s, target: target{s.Database, s.Name, fmt.Sprintf("insitu-liquibase-%x", sum[:8])}}
+	out := &Session{Conn: conn, schema: s, target: target{s.Database, s.Name, applicationName(s.Name)}}
 	if err := out.prepare(ctx); err != nil {
 		conn.Close()
 		return nil, err
 	}
 	return out, nil
+}
+
+// applicationName is what Liquibase's sessions for a schema are called: one name a schema,
+// so that whoever holds the lock knows the sessions that nobody waits for any more.
+func applicationName(schema string) string {
+	sum := sha256.Sum256([]byte(schema))
+	return fmt.Sprintf("insitu-liquibase-%x", sum[:8])
 }
 
 func (s *Session) prepare(ctx context.Context) error {

@@ -1,7 +1,7 @@
 do language plpython3u $python$
 import importlib, json, sys
 packages, missing = {}, {}
-for name in ("numpy", "onnx", "onnxruntime"):
+for name in plpy.execute("select current_setting('insitu.python') as modules")[0]["modules"].split():
     try:
         packages[name] = str(getattr(importlib.import_module(name), "__version__", ""))
     except Exception as error:

@@ -1,4 +1,4 @@
-package deploytrainingcode
+package changelog
 
 import (
 	"context"
@@ -8,22 +8,31 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
 
-	"github.com/insitu-ml/insitu/internal/changelog"
 	"github.com/insitu-ml/insitu/internal/fault"
 	"github.com/insitu-ml/insitu/internal/postgres"
 )
 
-// lookAtPython leaves what it finds in the setting "insitu.python": a DO block cannot return anything.
+// lookAtPython takes the modules to import from the setting "insitu.python" and leaves there what it
+// finds: a DO block has no parameters and returns nothing.
 //
 //go:embed python.sql
 var lookAtPython string
 
-// checkServer makes sure that the server can run what is about to be deployed, before anything is.
-// pending are the changesets that are still to come.
-func checkServer(ctx context.Context, c *postgres.Conn, database string, pending []changelog.Changeset, log *zap.Logger) error {
+// CheckServer makes sure that the server can run what is about to be deployed, before anything is:
+// that it has PL/Python, that the role may create the functions that are still to come, and that its Python imports the modules.
+// It creates the extension if that is all that is missing.
+func (s *Session) CheckServer(ctx context.Context, sets []Changeset, modules []string) error {
+	applied, err := s.Applied(ctx)
+	if err != nil {
+		return err
+	}
+	pending := slices.DeleteFunc(slices.Clone(sets), func(c Changeset) bool { return slices.Contains(applied, c.ID) })
+	return checkServer(ctx, s.Conn, s.schema.Database.Database, pending, modules, s.schema.Log)
+}
+
+func checkServer(ctx context.Context, c *postgres.Conn, database string, pending []Changeset, modules []string, log *zap.Logger) error {
 	var installed, available, superuser bool
 	var user, encoding string
 	err := c.QueryRow(ctx, `select exists (select 1 from pg_language where lanname = 'plpython3u'),
@@ -32,10 +41,10 @@ func checkServer(ctx context.Context, c *postgres.Conn, database string, pending
 	if err != nil {
 		return postgres.Wrap(err, "look for plpython3u")
 	}
-	functions := slices.ContainsFunc(pending, func(s changelog.Changeset) bool { return strings.Contains(s.SQL, "language plpython3u") })
+	functions := slices.ContainsFunc(pending, func(s Changeset) bool { return strings.Contains(s.SQL, "language plpython3u") })
 	switch {
 	case encoding != "UTF8":
-		return fault.AsConfiguration(fmt.Errorf("database %q has the encoding %s; expected UTF8, since learners are UTF-8 text", database, encoding))
+		return fault.AsConfiguration(fmt.Errorf("database %q has the encoding %s; expected UTF8, since what is deployed is UTF-8 text", database, encoding))
 	case !installed && !available:
 		return fault.AsConfiguration(fmt.Errorf("database %q: the server has no PL/Python; install the package that holds the extension plpython3u on the database server "+
 			"(Debian: postgresql-plpython3-<major version>), then run this step again", database))
@@ -53,16 +62,19 @@ func checkServer(ctx context.Context, c *postgres.Conn, database string, pending
 			return postgres.Wrap(err, fmt.Sprintf("create extension plpython3u in database %q", database))
 		}
 	}
-	return checkPackages(ctx, c, log)
+	return checkModules(ctx, c, modules, log)
 }
 
 // onlySuperusers is what PostgreSQL demands and what can be done about it.
 const onlySuperusers = "PostgreSQL lets only superusers create functions in an untrusted language such as plpython3u. Either\n" +
 	"  - run this step with the credentials of a superuser, each time Insitu itself is upgraded; or\n" +
-	"  - run it so once, then give the schema's tables to the everyday role (docs/databases.md says how): new releases of an ML app are rows and need no superuser."
+	"  - run it so once, then give the schema's tables to the everyday role (docs/databases.md says how): new releases and models are rows and need no superuser."
 
-func checkPackages(ctx context.Context, c *postgres.Conn, log *zap.Logger) error {
-	if _, err := c.Exec(ctx, lookAtPython, pgx.QueryExecModeSimpleProtocol); err != nil {
+func checkModules(ctx context.Context, c *postgres.Conn, modules []string, log *zap.Logger) error {
+	if _, err := c.Exec(ctx, "select set_config('insitu.python', $1, false)", strings.Join(modules, " ")); err != nil {
+		return postgres.Wrap(err, "ask the database's Python for its packages")
+	}
+	if _, err := c.Exec(ctx, lookAtPython); err != nil {
 		return postgres.Wrap(err, "start Python in the database")
 	}
 	var text string
@@ -91,25 +103,4 @@ func checkPackages(ctx context.Context, c *postgres.Conn, log *zap.Logger) error
 	return fault.AsConfiguration(fmt.Errorf("the database server's Python %s (%s) cannot import %s; install them where this interpreter looks, "+
 		"such as a virtual environment made with --system-site-packages whose site-packages directory is in the server's PYTHONPATH, and restart the server\n  %s\n  it looks in: %s",
 		found.Python, found.Prefix, strings.Join(missing, ", "), strings.Join(why, "\n  "), strings.Join(found.Path, ", ")))
-}
-
-// grant lets the roles train: on what is there, and on the pack tables that upload-dataset makes later with the same credentials.
-func grant(ctx context.Context, c *postgres.Conn, schema string, roles []string) error {
-	for _, role := range roles {
-		doing := fmt.Sprintf("grant training in schema %q to role %q", schema, role)
-		var exists bool
-		if err := c.QueryRow(ctx, "select exists (select 1 from pg_roles where rolname = $1)", role).Scan(&exists); err != nil {
-			return postgres.Wrap(err, doing)
-		}
-		if !exists {
-			return fault.AsConfiguration(fmt.Errorf("%s: there is no such role; create it first", doing))
-		}
-		if _, err := c.Exec(ctx, "select "+postgres.Ident(schema, "grant_training")+"($1)", role); err != nil {
-			return postgres.Wrap(err, doing)
-		}
-		if _, err := c.Exec(ctx, "alter default privileges in schema "+postgres.Ident(schema)+" grant select on tables to "+postgres.Ident(role)); err != nil {
-			return postgres.Wrap(err, doing)
-		}
-	}
-	return nil
 }
