@@ -57,12 +57,13 @@ func WriteOutputs(dir string, outputs map[string][]byte) (err error) {
 
 // RemoveOutputs deletes the named files of dir, so that an earlier attempt's results are not taken for this one's.
 func RemoveOutputs(dir string, names []string) error {
+	var problems []error
 	for _, name := range names {
 		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("remove stale output %q: %w", name, err)
+			problems = append(problems, fmt.Errorf("remove stale output %q: %w", name, err))
 		}
 	}
-	return nil
+	return errors.Join(problems...)
 }
 
 func keys(m map[string][]byte) []string {

@@ -135,7 +135,7 @@ func MLflow(in *step.Input) MLflowConfig {
 	return c
 }
 
-// Check says what is wrong with the configuration of a URL flag: it is for a step's call of in.Validate.
+// checkURL says what is wrong with an address; an empty one is reported as missing elsewhere.
 func checkURL(flag, text string) error {
 	if text == "" {
 		return nil

@@ -164,7 +164,7 @@ func (f Flag) sources() string {
 		text = "set " + f.Env() + ", " + f.Env() + "_FILE"
 	}
 	if f.Binding != nil {
-		return text + fmt.Sprintf(" or the file %q of a %s service binding", f.Binding.File, f.Binding.Binding)
+		return text + fmt.Sprintf(" or the file %q of the service binding --%s%s selects", f.Binding.File, f.Binding.Binding, bindingSuffix)
 	}
 	i := strings.LastIndex(text, ", ")
 	return text[:i] + " or" + text[i+1:]

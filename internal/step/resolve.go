@@ -99,6 +99,9 @@ func (r *resolver) outside(f Flag) (text, source string, err error) {
 	if err != nil {
 		return "", "", fmt.Errorf("%s_FILE: %w", f.Env(), err)
 	}
+	if text == "" {
+		return "", "", nil
+	}
 	return text, path, nil
 }
 
@@ -142,6 +145,8 @@ func (r *resolver) binding(name string) *bindingResult {
 	}
 	root, _ := r.lookupEnv(bindingRootEnv)
 	selector := r.settings[name+bindingSuffix]
+	// A workflow passes the default along as if it were chosen.
+	explicit := selector.source != "" && selector.text != selector.flag.Default
 	var b *bindingResult
 	switch {
 	case root != "":
@@ -149,8 +154,8 @@ func (r *resolver) binding(name string) *bindingResult {
 		if err != nil {
 			err = fmt.Errorf("--%s%s: %w", name, bindingSuffix, err)
 		}
-		b = &bindingResult{Binding: found, err: err, explicit: selector.source != ""}
-	case selector.source != "":
+		b = &bindingResult{Binding: found, err: err, explicit: explicit}
+	case explicit:
 		b = &bindingResult{err: fmt.Errorf("--%s%s is set, but %s is not: there is no place to look for service bindings", name, bindingSuffix, bindingRootEnv), explicit: true}
 	}
 	r.bindings[name] = b
