@@ -11,7 +11,7 @@ import (
 const (
 	chartWidth, chartHeight = 440.0, 250.0
 	plotLeft, plotRight     = 46.0, 360.0 // room for tick labels and for the names of the lines
-	plotTop, plotBottom     = 14.0, 214.0
+	plotTop, plotBottom     = 26.0, 214.0
 )
 
 // Chart is a line chart, ready to draw.
@@ -21,7 +21,6 @@ type Chart struct {
 	XTicks, YTicks []Tick
 	BestX          string // "" if the best epoch is not on the axis
 	BestLabel      string
-	BestAnchor     string
 }
 
 // Series is one line's data; NaN leaves a gap.
@@ -102,11 +101,8 @@ func newChart(title string, x []float64, series []Series, best int) (Chart, bool
 	}
 	spread(c.Lines)
 	if b := float64(best); b >= x[0] && b <= x[len(x)-1] {
-		c.BestX, c.BestAnchor = coordinate(toX(b)), "start"
+		c.BestX = coordinate(toX(b))
 		c.BestLabel = fmt.Sprintf("epoch %d kept", best)
-		if toX(b) > (plotLeft+plotRight)/2 {
-			c.BestAnchor = "end"
-		}
 		told = append(told, c.BestLabel)
 	}
 	c.Summary = fmt.Sprintf("%s over %d epochs: %s.", title, len(x), strings.Join(told, ", "))

@@ -132,9 +132,10 @@ func (v view) ScoreName() string {
 	return "accuracy"
 }
 
-// Verdict splits the reason into the words before its first colon and the rest.
+// Verdict is the reason without its first word, which the badge says, in a page's typography.
 func (v view) Verdict() string {
 	_, rest, ok := strings.Cut(v.Decision.Reason, ": ")
+	rest = strings.NewReplacer(" >= ", " ≥ ", "difference -", "difference −").Replace(rest)
 	if !ok || rest == "" {
 		return v.Decision.Reason
 	}
@@ -232,10 +233,9 @@ func (v view) Matrix() []MatrixRow {
 			if rows[i].Support > 0 {
 				share = float64(n) / float64(rows[i].Support)
 			}
-			// Few errors must still be seen: the colour grows with the root of the share.
-			strength := math.Sqrt(share)
-			if i == j {
-				strength = share * share
+			strength := share * share
+			if i != j && n > 0 { // a single error among many rows must still be seen
+				strength = 0.25 + 0.75*math.Sqrt(share)
 			}
 			rows[i].Cells = append(rows[i].Cells, Cell{
 				Count: n, Share: strconv.FormatFloat(strength, 'f', 2, 64), Strong: strength > 0.5,
