@@ -122,7 +122,7 @@ func (s Spec) parseArgs(args []string, stdout io.Writer) (given map[string]strin
 		ErrWriter:       io.Discard,
 		OnUsageError:    func(_ *cli.Context, err error, _ bool) error { return err },
 		ExitErrHandler:  func(*cli.Context, error) {},
-		Flags:           []cli.Flag{&cli.BoolFlag{Name: "help", Aliases: []string{"h"}, Usage: "show this text and exit", Category: everyStep, Destination: &help}},
+		Flags:           []cli.Flag{&cli.BoolFlag{Name: "help", Aliases: []string{"h"}, Usage: "show this text and exit", Category: everyStep, Destination: &help, DisableDefaultText: true}},
 		Action: func(c *cli.Context) error {
 			// Parsing stops at the first positional argument, so every flag after it would be dropped.
 			if c.NArg() > 0 {

@@ -32,7 +32,6 @@ type bindingResult struct {
 	*binding.Binding
 	err      error
 	explicit bool // the user chose the binding, so its absence is a mistake whatever else is set
-	failed   bool // err is reported already
 }
 
 func (s Spec) resolve(given map[string]string, lookupEnv func(string) (string, bool)) (map[string]*setting, []error) {
@@ -118,18 +117,14 @@ func (r *resolver) fromBinding(s *setting) bool {
 	if b.err != nil {
 		needed := b.explicit || s.flag.Required && s.flag.Default == "" ||
 			s.flag.Secret && !errors.Is(b.err, binding.ErrNotFound)
-		if needed && !b.failed {
-			r.problem("%s", b.err)
-			b.failed = true
+		if needed {
+			r.problem("%w", b.err) // the same for each setting; Validate shows it once
 		}
 		return !needed
 	}
 	text, ok, err := b.Value(s.flag.Binding.File)
 	if err != nil {
-		if !b.failed {
-			r.problem("--%s: %w", s.flag.Name, err)
-		}
-		b.failed = true // a wrong uri would be reported once for each of its parts
+		r.problem("%w", err)
 		return false
 	}
 	if ok {

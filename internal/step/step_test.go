@@ -228,7 +228,7 @@ func TestMistakesInSettings(t *testing.T) {
 			map[string]string{"SERVICE_BINDING_ROOT": two},
 			`--db-binding: 2 service bindings match "greenplum/vmware" under ` + two + `, expected one: found greenplum/vmware in "one", greenplum/vmware in "two"`},
 		{"a wrong uri is reported once, and not shown", needed, nil, map[string]string{"SERVICE_BINDING_ROOT": root},
-			`--db-host: file "uri" of the service binding in "` + root + `/one": expected postgresql://username:password@host:port/database?sslmode=... with special characters percent-encoded`},
+			`file "uri" of the service binding in "` + root + `/one": expected postgresql://username:password@host:port/database?sslmode=... with special characters percent-encoded`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -359,6 +359,15 @@ func TestSecretsDoNotReachLogOrMessage(t *testing.T) {
 		if !strings.Contains(text, "[redacted]") {
 			t.Errorf("nothing is redacted in %s", text)
 		}
+	}
+}
+
+func TestASecretThatStartsWithAnotherIsRedactedWhole(t *testing.T) {
+	t.Parallel()
+	r := steptest.Run(t, trial(func(context.Context, *step.Input) error { return errors.New("hunter and hunter2hidden") }),
+		map[string]string{"pass-phrase": "hunter2hidden", "db-password": "hunter"})
+	if want := "[redacted] and [redacted]"; r.Message != want {
+		t.Errorf("message %q, want %q", r.Message, want)
 	}
 }
 
