@@ -102,3 +102,18 @@ func TestWhatIsMissingOrWrongIsReportedAtOnce(t *testing.T) {
 		}
 	}
 }
+
+func TestAMissingBindingAndWhatItWouldHaveSetAreBothNamed(t *testing.T) {
+	t.Parallel()
+	root := bindings(t)
+	_, r := read(t, map[string]string{
+		"SERVICE_BINDING_ROOT": root, "INSITU_TRAINING_BINDING": "mysql",
+		"INSITU_TRAINING_HOST": "h", "INSITU_TRAINING_USERNAME": "u",
+	})
+	want := `2 settings are not valid:
+- --training-binding: no service binding matches "mysql" under ` + root + `: found greenplum/vmware in "a", postgresql/vmware in "b", s3/minio in "c", mlflow in "d"
+- --training-database is required: set --training-database, INSITU_TRAINING_DATABASE, INSITU_TRAINING_DATABASE_FILE or the file "database" of the service binding --training-binding selects`
+	if diff := cmp.Diff(want, r.Message); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -120,7 +120,8 @@ func (r *resolver) fromBinding(s *setting) bool {
 		if needed {
 			r.problem("%w", b.err) // the same for each setting; Validate shows it once
 		}
-		return !needed
+		// Where there is no binding, the user may mean to set the value in another way: say that it is required, too.
+		return !needed || errors.Is(b.err, binding.ErrNotFound)
 	}
 	text, ok, err := b.Value(s.flag.Binding.File)
 	if err != nil {
