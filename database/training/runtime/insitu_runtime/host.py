@@ -1,0 +1,113 @@
+"""What the SQL functions call: one Host for each release in a session."""
+
+import hashlib
+import itertools
+import json
+import sys
+import time
+
+from . import learning, onnxmodel, shard
+
+NOTICE_SECONDS = 1.0
+LEARNERS = 4  # states kept ready for predict_state
+
+
+class Host:
+    """The functions of one release.
+
+    database is plpy, or anything with execute(sql or plan, args), prepare(sql, types) and notice(text).
+    """
+
+    def __init__(self, release, database):
+        self.release, self.database = release, database
+        self.learning = learning.Learning(sys.modules[__name__.partition(".")[0]].bundle)
+        self.numbers = itertools.count(1)
+        self.running = {}  # token -> (statement, work)
+        self.learners = {}
+        self.models = onnxmodel.Models()
+        self.noticed = time.monotonic()
+
+    def init_state(self, spec):
+        return self.learning.state(self.learning.new(learning.parse_spec(spec)))
+
+    def merge_states(self, spec, states, rows):
+        if len(states) != len(rows):
+            raise ValueError("%d states and %d row counts; expected one count for each state" % (len(states), len(rows)))
+        return self.learning.merge(self.learning.new(learning.parse_spec(spec)), states, rows)
+
+    def predict_state(self, spec, state, data):
+        key = (spec, hashlib.sha256(state).digest())
+        parsed = learning.parse_spec(spec)
+        learner = self.learners.get(key)
+        if learner is None:
+            while len(self.learners) >= LEARNERS:
+                del self.learners[next(iter(self.learners))]
+            learner = self.learners[key] = self.learning.new(parsed, state)
+        return self.learning.predict(learner, learning.examples(parsed["input"], data)).tobytes()
+
+    def export_model(self, spec, state):
+        parsed = learning.parse_spec(spec)
+        model = self.learning.export(self.learning.new(parsed, state))
+        onnxmodel.check_export(model, parsed["input"])
+        return model
+
+    def predict_onnx(self, model, digest, data, n):
+        onnxmodel.refuse_external_data(model)
+        return onnxmodel.predict(self.models.get(digest, lambda: model), data, n).tobytes()
+
+    def fit_step(self, token, spec, state, labels, data):
+        token, work = self.find(token, lambda: Fit(self, learning.parse_spec(spec), state))
+        work.step(labels, data)
+        return token
+
+    def fit_result(self, token):
+        state, metrics = self.running.pop(token)[1].result()
+        return {"state": state, "rows": metrics["rows"], "packs": metrics["packs"], "metrics": json.dumps(metrics)}
+
+    def score_step(self, token, spec, state, labels, data):
+        token, work = self.find(token, lambda: shard.Score(self.learning, learning.parse_spec(spec), state))
+        work.step(labels, data)
+        return token
+
+    def score_result(self, token):
+        return json.dumps(self.running.pop(token)[1].result())
+
+    def run_training_task(self, options):
+        from . import task
+
+        return json.dumps(task.run(self.database, json.loads(options)))
+
+    def find(self, token, make):
+        """The running work of a token; the first pack of a group (token null) starts one.
+
+        Work that a cancelled statement left behind is dropped here.
+        """
+        if token is not None:
+            if token not in self.running:
+                raise RuntimeError("this aggregate lost its model: another statement ran in the session meanwhile")
+            return token, self.running[token][1]
+        statement = self.database.execute("select statement_timestamp()::text as at")[0]["at"]
+        for old in [old for old, (at, _) in self.running.items() if at != statement]:
+            del self.running[old]
+        token = "%s/%d" % (self.release, next(self.numbers))
+        self.running[token] = (statement, make())
+        return token, self.running[token][1]
+
+    def progress(self, shard_number, rows):
+        """Tells the client, at most once a second, how far a shard is."""
+        now = time.monotonic()
+        if now - self.noticed >= NOTICE_SECONDS:
+            self.noticed = now
+            self.database.notice(json.dumps({"insitu": "progress", "shard": shard_number, "rows": rows}))
+
+
+class Fit(shard.Fit):
+    """A shard's epoch that reports progress."""
+
+    def __init__(self, host, spec, state):
+        super().__init__(host.learning, spec, state)
+        self.host, self.number = host, spec["shard"]
+
+    def step(self, labels, data):
+        super().step(labels, data)
+        self.host.progress(self.number, self.rows)
