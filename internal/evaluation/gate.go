@@ -9,20 +9,20 @@ import (
 
 // Thresholds are what a candidate must reach. For regression MinAccuracy bounds R2 and MinF1 is not used.
 type Thresholds struct {
-	MinAccuracy float64 // 0: no minimum
-	MinF1       float64 // macro-F1; 0: no minimum
+	MinAccuracy float64 `json:"min_accuracy"` // 0: no minimum
+	MinF1       float64 `json:"min_f1"`       // macro-F1; 0: no minimum
 	// Tolerance is how far the score may lie below the champion's on the same rows; 0.01 is one point of accuracy.
-	Tolerance float64
+	Tolerance float64 `json:"tolerance"`
 }
 
 // Champion is the model version that holds the alias now, as far as it can be compared.
 type Champion struct {
-	Version string
-	Same    bool // it is the candidate itself
+	Version string `json:"version"`
+	Same    bool   `json:"same,omitempty"` // it is the candidate itself
 	// Incomparable says why it cannot be scored on these rows: other classes, another input shape.
-	Incomparable string
-	Metrics      Metrics
-	Comparison   Comparison
+	Incomparable string     `json:"incomparable,omitempty"`
+	Metrics      Metrics    `json:"metrics"`
+	Comparison   Comparison `json:"comparison"`
 }
 
 // Scored says whether the champion's metrics and the comparison hold numbers.

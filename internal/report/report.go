@@ -207,7 +207,7 @@ func (v view) Curves() []Chart {
 type Cell struct {
 	Count          int64
 	Share          string // of the row, 0 to 1: the strength of the colour
-	Strong         bool   // the text must be light
+	Strong         bool   // the colour is dark: the text must be light
 	Right, Numbers bool
 	Title          string
 }
@@ -233,18 +233,24 @@ func (v view) Matrix() []MatrixRow {
 			if rows[i].Support > 0 {
 				share = float64(n) / float64(rows[i].Support)
 			}
-			strength := share * share
+			strength, dark := share*share, 0.72
 			if i != j && n > 0 { // a single error among many rows must still be seen
-				strength = 0.25 + 0.75*math.Sqrt(share)
+				strength, dark = 0.25+0.75*math.Sqrt(share), 0.9
 			}
 			rows[i].Cells = append(rows[i].Cells, Cell{
-				Count: n, Share: strconv.FormatFloat(strength, 'f', 2, 64), Strong: strength > 0.5,
+				Count: n, Share: strconv.FormatFloat(strength, 'f', 2, 64), Strong: strength > dark,
 				Right: i == j, Numbers: len(m.Classes) <= maxNumbers,
 				Title: fmt.Sprintf("%s of %s %q rows called %q", thousands(n), thousands(rows[i].Support), m.Classes[i].Name, m.Classes[j].Name),
 			})
 		}
 	}
 	return rows
+}
+
+// Upright says whether the names of the matrix' columns must stand upright to fit.
+func (v view) Upright() bool {
+	return len(v.Candidate.Classes) > maxNumbers ||
+		slices.ContainsFunc(v.Candidate.Classes, func(c evaluation.Class) bool { return len(c.Name) > 4 })
 }
 
 // ClassRow is one class of the table of classes.

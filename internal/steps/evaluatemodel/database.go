@@ -1,0 +1,206 @@
+package evaluatemodel
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/zap"
+
+	datasets "github.com/insitu-ml/insitu/internal/dataset"
+	"github.com/insitu-ml/insitu/internal/evaluation"
+	"github.com/insitu-ml/insitu/internal/inference"
+	"github.com/insitu-ml/insitu/internal/postgres"
+)
+
+// errNoDataset marks a dataset that is not in the schema.
+var errNoDataset = errors.New("no such dataset")
+
+// database is the tenant's schema in the training database.
+type database struct {
+	*postgres.Conn
+	schema string
+}
+
+func (d database) name(object string) string { return postgres.Ident(d.schema, object) }
+
+// dataset is a packed dataset.
+type dataset struct {
+	datasets.Manifest
+	packs string // quoted name of the pack table
+}
+
+func (d database) dataset(ctx context.Context, digest string) (dataset, error) {
+	var table, manifest string
+	err := d.QueryRow(ctx, "select pack_table, manifest::text from "+d.name("datasets")+" where digest = $1", digest).Scan(&table, &manifest)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return dataset{}, fmt.Errorf("the training schema %q has no dataset %.16s, which the version was trained on; evaluate in the schema it was trained in: %w", d.schema, digest, errNoDataset)
+	}
+	if err != nil {
+		return dataset{}, postgres.Wrap(err, fmt.Sprintf("read dataset %.16s from schema %q", digest, d.schema))
+	}
+	m, err := datasets.ParseManifest([]byte(manifest))
+	if err != nil {
+		return dataset{}, fmt.Errorf("dataset %.16s: %w", digest, err)
+	}
+	m.Digest = digest
+	return dataset{Manifest: *m, packs: d.name(table)}, nil
+}
+
+// scoring is the statement that predicts the test split.
+//
+// On PostgreSQL the inner query sorts the packs, whose columns stay out of line, and the outer one
+// predicts while it streams. On Greenplum, where a sorted subquery is gathered on the coordinator,
+// the flat form predicts on the segments.
+func (d database) scoring(packs string) string {
+	predict := "id, n, labels, " + d.name("predict_onnx") + "($1::bytea, $2::text, data, n)"
+	if d.Dialect.Greenplum {
+		return "select " + predict + " from " + packs + " where split = 'test' order by id"
+	}
+	return "select " + predict + " from (select id, n, labels, data from " + packs + " where split = 'test' order by id) packs order by id"
+}
+
+// score predicts the test split with the model, pack by pack. pass is 0 for the candidate, 1 for the champion.
+func (e *evaluator) score(ctx context.Context, m inference.Model, data dataset, pass int64) (*evaluation.Scores, error) {
+	keep := worstKept
+	if pass > 0 {
+		keep = 0
+	}
+	scores, err := evaluation.New(evaluation.Task(data.Task), data.Classes, keep)
+	if err != nil {
+		return nil, err
+	}
+	doing := fmt.Sprintf("score version %d on the test rows of dataset %.16s", m.Version, data.Digest)
+	rows, err := e.db.Query(ctx, e.db.scoring(data.packs), m.ONNX, m.Digest)
+	if err != nil {
+		return nil, postgres.Wrap(err, doing)
+	}
+	defer rows.Close()
+	test := data.Splits.Test.Rows
+	for rows.Next() {
+		var p evaluation.Pack
+		if err := rows.Scan(&p.ID, &p.N, &p.Labels, &p.Predictions); err != nil {
+			return nil, postgres.Wrap(err, doing)
+		}
+		if err := scores.Add(p); err != nil {
+			return nil, fmt.Errorf("%s: %w", doing, err)
+		}
+		e.progress(pass*test+scores.Rows(), 2*test)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, postgres.Wrap(err, doing)
+	}
+	e.log.Info("scored", zap.Int("version", m.Version), zap.Int64("rows", scores.Rows()))
+	return scores, nil
+}
+
+// examples reads the examples of the mistakes, and nothing else, as the raw bytes of the input.
+func (d database) examples(ctx context.Context, data dataset, mistakes []evaluation.Mistake) ([][]byte, error) {
+	size := data.Input.Bytes()
+	out := make([][]byte, len(mistakes))
+	for i, m := range mistakes {
+		err := d.QueryRow(ctx, "select substring(data from $2::int for $3::int) from "+data.packs+" where split = 'test' and id = $1", m.Pack, m.Row*size+1, size).Scan(&out[i])
+		if err != nil {
+			return nil, postgres.Wrap(err, fmt.Sprintf("read row %d of test pack %d", m.Row, m.Pack))
+		}
+		if len(out[i]) != size {
+			return nil, fmt.Errorf("row %d of test pack %d has %d bytes; expected %d, a %s %v", m.Row, m.Pack, len(out[i]), size, data.Input.DType, data.Input.Shape)
+		}
+	}
+	return out, nil
+}
+
+// origin is what the training database knows about how the candidate was made; what is gone is empty.
+type origin struct {
+	gate   gate
+	app    string
+	spec   map[string]any
+	best   int
+	epochs []epoch
+}
+
+// gate is the part of the ML app's manifest that says what is good enough.
+type gate struct {
+	MinAccuracy *float64 `json:"min_accuracy"`
+	MinF1       *float64 `json:"min_f1"`
+	Tolerance   *float64 `json:"tolerance"`
+}
+
+// epoch is one checkpoint's metrics: sums over rows.
+type epoch struct {
+	epoch      int
+	Train      *sums   `json:"train"`
+	Validation *sums   `json:"validation"`
+	Shards     []shard `json:"shards"`
+}
+
+type sums struct {
+	Rows    float64 `json:"rows"`
+	Loss    float64 `json:"loss"`
+	Correct float64 `json:"correct"`
+}
+
+type shard struct {
+	Shard   int     `json:"shard"`
+	Place   string  `json:"place"`
+	Rows    int64   `json:"rows"`
+	Packs   int64   `json:"packs"`
+	Seconds float64 `json:"seconds"`
+}
+
+func (d database) origin(ctx context.Context, m inference.Model) (o origin, err error) {
+	read := func(what, query, key string, into ...any) error {
+		err := d.QueryRow(ctx, query, key).Scan(into...)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil
+		}
+		return postgres.Wrap(err, fmt.Sprintf("read %s %.16s from schema %q", what, key, d.schema))
+	}
+	decode := func(what, text string, into any) error {
+		if text == "" {
+			return nil
+		}
+		if err := json.Unmarshal([]byte(text), into); err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		return nil
+	}
+	var manifest, spec string
+	if err := errors.Join(
+		read("release", "select app, manifest::text from "+d.name("releases")+" where digest = $1 order by ordinal desc limit 1", m.CodeDigest, &o.app, &manifest),
+		read("job", "select spec::text from "+d.name("jobs")+" where id = $1", m.Job, &spec),
+		read("model of job", "select epoch from "+d.name("models")+" where job = $1", m.Job, &o.best),
+	); err != nil {
+		return origin{}, err
+	}
+	var app struct {
+		Gate gate `json:"gate"`
+	}
+	if err := errors.Join(decode("manifest of the ML app", manifest, &app), decode("spec of the job", spec, &o.spec)); err != nil {
+		return origin{}, err
+	}
+	o.gate = app.Gate
+	o.epochs, err = d.epochs(ctx, m.Job)
+	return o, err
+}
+
+func (d database) epochs(ctx context.Context, job string) ([]epoch, error) {
+	doing := fmt.Sprintf("read checkpoints of job %.16s from schema %q", job, d.schema)
+	rows, err := d.Query(ctx, "select epoch, metrics::text from "+d.name("checkpoints")+" where job = $1 order by epoch", job)
+	if err != nil {
+		return nil, postgres.Wrap(err, doing)
+	}
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (e epoch, err error) {
+		var text string
+		if err := row.Scan(&e.epoch, &text); err != nil {
+			return e, err
+		}
+		if err := json.Unmarshal([]byte(text), &e); err != nil {
+			return e, fmt.Errorf("metrics of epoch %d: %w", e.epoch, err)
+		}
+		return e, nil
+	})
+	return list, postgres.Wrap(err, doing)
+}
