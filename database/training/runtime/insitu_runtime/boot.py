@@ -58,7 +58,9 @@ class Bundle(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader):
         return self.files.get(self.path(fullname), "")
 
     def exec_module(self, module):
-        module.__builtins__ = dict(vars(builtins), __import__=self.import_name)
+        # The runtime itself imports the standard library by its names, whatever the app's files are called.
+        if not self.path(module.__name__).startswith("insitu_runtime/"):
+            module.__builtins__ = dict(vars(builtins), __import__=self.import_name)
         super().exec_module(module)
 
     def import_name(self, name, globals=None, locals=None, fromlist=(), level=0):

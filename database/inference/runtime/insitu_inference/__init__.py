@@ -1,0 +1,1 @@
+"""Predicts inside the inference database; imports nothing that trains."""
