@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -149,7 +151,7 @@ func (r *pipelineRun) prepare(ctx context.Context) error {
 		return err
 	}
 	if r.app, err = mlapp.Load(r.c.String("app")); err != nil {
-		return fault.AsConfiguration(fmt.Errorf("ML app %s: %w", r.c.String("app"), err))
+		return fault.AsConfiguration(err)
 	}
 	schema := tenant(r.app.Manifest.Name)
 	defaults := map[string]string{
@@ -182,7 +184,7 @@ func (r *pipelineRun) prepare(ctx context.Context) error {
 	if err := checkParameters(r.workflow, steps.All()); err != nil {
 		return err
 	}
-	return r.checkHyperParameters()
+	return checkHyperParameters(r.workflow, &r.app.Manifest)
 }
 
 func (r *pipelineRun) has(parameter string) bool {
@@ -254,7 +256,7 @@ func (r *pipelineRun) uploadApp(ctx context.Context, store fileStore) error {
 	}
 	packed, err := mlapp.Pack(r.c.String("app"))
 	if err != nil {
-		return fmt.Errorf("pack ML app %s: %w", r.c.String("app"), err)
+		return err
 	}
 	url, err := store.putApp(ctx, packed)
 	if err != nil {
@@ -323,6 +325,13 @@ func showRunHelp(c *cli.Context) error {
 			fmt.Fprintf(c.App.Writer, " One of: %s.", strings.TrimPrefix(strings.Join(p.Enum, ", "), ", "))
 		}
 		fmt.Fprintln(c.App.Writer)
+	}
+	if app, err := mlapp.Load(c.String("app")); err == nil {
+		fmt.Fprintf(c.App.Writer, "\nHYPER-PARAMETERS of the ML app %q (-p 'parameters={\"name\": value}'):\n\n", app.Manifest.Name)
+		all := app.Manifest.AllParameters()
+		for _, name := range slices.Sorted(maps.Keys(all)) {
+			fmt.Fprintf(c.App.Writer, "   %-18s %s (%s, default: %v)\n", name, all[name].Description, all[name].Type, all[name].Default)
+		}
 	}
 	return nil
 }

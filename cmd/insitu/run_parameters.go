@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/insitu-ml/insitu/internal/fault"
 	"github.com/insitu-ml/insitu/internal/localrun"
+	"github.com/insitu-ml/insitu/internal/mlapp"
 	"github.com/insitu-ml/insitu/internal/step"
 )
 
@@ -133,5 +135,19 @@ func sourceURL(source string) (string, error) {
 	return (&url.URL{Scheme: "file", OmitHost: true, Path: abs}).String(), nil
 }
 
-// checkHyperParameters compares the parameter "parameters" (and epochs) with what the ML app declares.
-func (r *pipelineRun) checkHyperParameters() error { return nil }
+// checkHyperParameters compares the JSON object "parameters", and "epochs" beside it, with what the ML app declares.
+func checkHyperParameters(w *localrun.Workflow, m *mlapp.Manifest) error {
+	given := map[string]any{}
+	if text := w.Value("parameters"); text != "" {
+		decoder := json.NewDecoder(strings.NewReader(text))
+		decoder.UseNumber()
+		if err := decoder.Decode(&given); err != nil {
+			return fault.AsConfiguration(fmt.Errorf("parameter %q: %w", "parameters", err))
+		}
+	}
+	if epochs := w.Value("epochs"); epochs != "" {
+		given["epochs"] = json.Number(epochs)
+	}
+	_, err := m.Resolve(given)
+	return err
+}
