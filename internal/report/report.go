@@ -81,10 +81,9 @@ type Split struct {
 	Classes []int64 // rows of each class, in label order; nil if not known
 }
 
-// Shard is where and how fast one part of the data was trained on.
+// Shard is how fast one part of the data was trained on.
 type Shard struct {
 	Shard      int
-	Place      string // session, segment
 	Rows       int64
 	Packs      int64
 	RowsPerSec float64

@@ -12,7 +12,9 @@ import (
 	datasets "github.com/insitu-ml/insitu/internal/dataset"
 	"github.com/insitu-ml/insitu/internal/evaluation"
 	"github.com/insitu-ml/insitu/internal/inference"
+	"github.com/insitu-ml/insitu/internal/mlapp"
 	"github.com/insitu-ml/insitu/internal/postgres"
+	"github.com/insitu-ml/insitu/internal/training"
 )
 
 // errNoDataset marks a dataset that is not in the schema.
@@ -114,40 +116,11 @@ func (d database) examples(ctx context.Context, data dataset, mistakes []evaluat
 
 // origin is what the training database knows about how the candidate was made; what is gone is empty.
 type origin struct {
-	gate   gate
+	gate   mlapp.Gate
 	app    string
-	spec   map[string]any
-	best   int
-	epochs []epoch
-}
-
-// gate is the part of the ML app's manifest that says what is good enough.
-type gate struct {
-	MinAccuracy *float64 `json:"min_accuracy"`
-	MinF1       *float64 `json:"min_f1"`
-	Tolerance   *float64 `json:"tolerance"`
-}
-
-// epoch is one checkpoint's metrics: sums over rows.
-type epoch struct {
-	epoch      int
-	Train      *sums   `json:"train"`
-	Validation *sums   `json:"validation"`
-	Shards     []shard `json:"shards"`
-}
-
-type sums struct {
-	Rows    float64 `json:"rows"`
-	Loss    float64 `json:"loss"`
-	Correct float64 `json:"correct"`
-}
-
-type shard struct {
-	Shard   int     `json:"shard"`
-	Place   string  `json:"place"`
-	Rows    int64   `json:"rows"`
-	Packs   int64   `json:"packs"`
-	Seconds float64 `json:"seconds"`
+	spec   map[string]any // of the job
+	best   int            // epoch the model is from
+	epochs []training.Epoch
 }
 
 func (d database) origin(ctx context.Context, m inference.Model) (o origin, err error) {
@@ -176,7 +149,7 @@ func (d database) origin(ctx context.Context, m inference.Model) (o origin, err 
 		return origin{}, err
 	}
 	var app struct {
-		Gate gate `json:"gate"`
+		Gate mlapp.Gate `json:"gate"`
 	}
 	if err := errors.Join(decode("manifest of the ML app", manifest, &app), decode("spec of the job", spec, &o.spec)); err != nil {
 		return origin{}, err
@@ -186,20 +159,23 @@ func (d database) origin(ctx context.Context, m inference.Model) (o origin, err 
 	return o, err
 }
 
-func (d database) epochs(ctx context.Context, job string) ([]epoch, error) {
+// epochs reads the learning curve; epoch 0, the initial state, has no metrics.
+func (d database) epochs(ctx context.Context, job string) ([]training.Epoch, error) {
 	doing := fmt.Sprintf("read checkpoints of job %.16s from schema %q", job, d.schema)
-	rows, err := d.Query(ctx, "select epoch, metrics::text from "+d.name("checkpoints")+" where job = $1 order by epoch", job)
+	rows, err := d.Query(ctx, "select epoch, metrics::text from "+d.name("checkpoints")+" where job = $1 and epoch > 0 order by epoch", job)
 	if err != nil {
 		return nil, postgres.Wrap(err, doing)
 	}
-	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (e epoch, err error) {
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (e training.Epoch, err error) {
+		var n int
 		var text string
-		if err := row.Scan(&e.epoch, &text); err != nil {
+		if err := row.Scan(&n, &text); err != nil {
 			return e, err
 		}
 		if err := json.Unmarshal([]byte(text), &e); err != nil {
-			return e, fmt.Errorf("metrics of epoch %d: %w", e.epoch, err)
+			return e, fmt.Errorf("metrics of epoch %d: %w", n, err)
 		}
+		e.Epoch = n
 		return e, nil
 	})
 	return list, postgres.Wrap(err, doing)

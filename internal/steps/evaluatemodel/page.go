@@ -13,6 +13,7 @@ import (
 	"github.com/insitu-ml/insitu/internal/evaluation"
 	"github.com/insitu-ml/insitu/internal/inference"
 	"github.com/insitu-ml/insitu/internal/report"
+	"github.com/insitu-ml/insitu/internal/training"
 )
 
 // page puts together what the report tells.
@@ -26,13 +27,12 @@ func (e *evaluator) page(r *result, candidate inference.Model, champ *champion, 
 		p.Notes = append(p.Notes, fmt.Sprintf("Champion version %s was trained on another dataset (%.16s…): it may have learned some of these test rows, which flatters it.", r.Champion.Version, champ.model.DatasetDigest))
 	}
 	for _, epoch := range o.epochs {
-		point := report.Epoch{Epoch: epoch.epoch}
-		point.TrainLoss, point.TrainScore = epoch.Train.means(r.Candidate.Task)
-		point.ValidationLoss, point.ValidationScore = epoch.Validation.means(r.Candidate.Task)
+		point := report.Epoch{Epoch: epoch.Epoch}
+		train := epoch.Train()
+		point.TrainLoss, point.TrainScore = means(&train, r.Candidate.Task)
+		point.ValidationLoss, point.ValidationScore = means(epoch.Validation, r.Candidate.Task)
 		p.Curve = append(p.Curve, point)
-		if len(epoch.Shards) > 0 {
-			p.Placement = placement(epoch.Shards)
-		}
+		p.Placement = placement(epoch.Shards)
 	}
 	mistakes, err := pictured(data, r.Candidate.Worst, examples)
 	if err != nil {
@@ -48,25 +48,25 @@ func (e *evaluator) page(r *result, candidate inference.Model, champ *champion, 
 	return p, nil
 }
 
-// means are loss and accuracy a row; NaN where there are none.
-func (s *sums) means(task evaluation.Task) (loss, score float64) {
-	if s == nil || s.Rows == 0 {
+// means are loss and accuracy of a row; NaN where there are none.
+func means(s *training.Sums, task evaluation.Task) (loss, score float64) {
+	switch {
+	case s == nil || s.Rows == 0:
 		return math.NaN(), math.NaN()
+	case task == evaluation.Regression:
+		return s.MeanLoss(), math.NaN()
 	}
-	if task == evaluation.Regression {
-		return s.Loss / s.Rows, math.NaN()
-	}
-	return s.Loss / s.Rows, s.Correct / s.Rows
+	return s.MeanLoss(), s.Accuracy()
 }
 
-func placement(shards []shard) []report.Shard {
+func placement(shards []training.Shard) []report.Shard {
 	var out []report.Shard
 	for _, s := range shards {
-		speed := 0.0
+		row := report.Shard{Shard: s.Shard, Rows: s.Rows, Packs: int64(s.Packs), Seconds: s.Seconds}
 		if s.Seconds > 0 {
-			speed = float64(s.Rows) / s.Seconds
+			row.RowsPerSec = float64(s.Rows) / s.Seconds
 		}
-		out = append(out, report.Shard{Shard: s.Shard, Place: s.Place, Rows: s.Rows, Packs: s.Packs, Seconds: s.Seconds, RowsPerSec: speed})
+		out = append(out, row)
 	}
 	return out
 }

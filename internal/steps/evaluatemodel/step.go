@@ -12,6 +12,7 @@ import (
 	"github.com/insitu-ml/insitu/internal/changelog"
 	"github.com/insitu-ml/insitu/internal/evaluation"
 	"github.com/insitu-ml/insitu/internal/inference"
+	"github.com/insitu-ml/insitu/internal/mlapp"
 	"github.com/insitu-ml/insitu/internal/postgres"
 	"github.com/insitu-ml/insitu/internal/registry"
 	"github.com/insitu-ml/insitu/internal/services"
@@ -174,8 +175,11 @@ func (e *evaluator) evaluate(ctx context.Context) (*result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if scores.Rows() == 0 {
+	switch want := data.Splits.Test.Rows; {
+	case want == 0:
 		return nil, fmt.Errorf("dataset %.16s has no test rows: pack it again with a larger last fraction of upload-dataset --split", data.Digest)
+	case scores.Rows() != want:
+		return nil, fmt.Errorf("dataset %.16s has %d test rows in %s, expected %d: rows were deleted or added; drop the table and its row of datasets, then run upload-dataset again", data.Digest, scores.Rows(), data.packs, want)
 	}
 	r := &result{Model: e.Model, Version: e.Version, Dataset: data.Digest, Thresholds: limits, Candidate: scores.Metrics()}
 	champion, err := e.champion(ctx, candidate, data, scores)
@@ -200,7 +204,7 @@ func (e *evaluator) evaluate(ctx context.Context) (*result, error) {
 	return r, e.record(ctx, r)
 }
 
-func (e *evaluator) thresholds(g gate) evaluation.Thresholds {
+func (e *evaluator) thresholds(g mlapp.Gate) evaluation.Thresholds {
 	pick := func(flag, app *float64, fallback float64) float64 {
 		switch {
 		case flag != nil:
@@ -211,8 +215,8 @@ func (e *evaluator) thresholds(g gate) evaluation.Thresholds {
 		return fallback
 	}
 	return evaluation.Thresholds{
-		MinAccuracy: pick(e.MinAccuracy, g.MinAccuracy, 0),
-		MinF1:       pick(e.MinF1, g.MinF1, 0),
+		MinAccuracy: pick(e.MinAccuracy, g.Accuracy, 0),
+		MinF1:       pick(e.MinF1, g.F1, 0),
 		Tolerance:   pick(e.Tolerance, g.Tolerance, defaultTolerance),
 	}
 }
