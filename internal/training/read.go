@@ -1,0 +1,58 @@
+package training
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/insitu-ml/insitu/internal/dataset"
+	"github.com/insitu-ml/insitu/internal/fault"
+	"github.com/insitu-ml/insitu/internal/postgres"
+)
+
+// Release is a deployed ML app; its code stays in the database.
+type Release struct {
+	Ordinal             int
+	App, Digest, GitSHA string
+	Manifest            []byte // JSON of mlapp.Manifest
+}
+
+// ReadRelease returns the newest release with that code digest.
+// One that was not deployed is a configuration fault.
+func ReadRelease(ctx context.Context, c *postgres.Conn, schema, digest string) (Release, error) {
+	r := Release{Digest: digest}
+	err := c.QueryRow(ctx, "select ordinal, app, git_sha, manifest::text from "+postgres.Ident(schema, "releases")+" where digest = $1 order by ordinal desc limit 1", digest).
+		Scan(&r.Ordinal, &r.App, &r.GitSHA, &r.Manifest)
+	return r, absent(err, fmt.Sprintf("read release %q from schema %q", digest, schema), "deploy-training-code")
+}
+
+// ReadDataset returns the manifest of a loaded dataset.
+// One that was not uploaded is a configuration fault.
+func ReadDataset(ctx context.Context, c *postgres.Conn, schema, digest string) (*dataset.Manifest, error) {
+	doing := fmt.Sprintf("read dataset %q from schema %q", digest, schema)
+	var table string
+	var text []byte
+	err := c.QueryRow(ctx, "select pack_table, manifest::text from "+postgres.Ident(schema, "datasets")+" where digest = $1", digest).Scan(&table, &text)
+	if err != nil {
+		return nil, absent(err, doing, "upload-dataset")
+	}
+	m, err := dataset.ParseManifest(text)
+	if err != nil {
+		return nil, fault.AsPermanent(fmt.Errorf("%s: %w", doing, err))
+	}
+	if m.Table = table; m.Shards < 1 {
+		return nil, fault.AsPermanent(fmt.Errorf("%s: manifest has %d shards; expected at least 1", doing, m.Shards))
+	}
+	return m, nil
+}
+
+// absent turns a missing row, table or schema into a hint at the step that makes it.
+func absent(err error, doing, step string) error {
+	state := postgres.State(err)
+	if errors.Is(err, pgx.ErrNoRows) || state == "42P01" || state == "3F000" { // undefined table, invalid schema name
+		return fault.AsConfiguration(fmt.Errorf("%s: it is not there; run %s first, with the same schema", doing, step))
+	}
+	return postgres.Wrap(err, doing)
+}

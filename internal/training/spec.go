@@ -1,0 +1,49 @@
+package training
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/insitu-ml/insitu/internal/dataset"
+)
+
+// Spec is what the SQL functions are told about a job, the same for all its epochs and shards.
+type Spec struct {
+	Input      Input          `json:"input"`
+	Parameters map[string]any `json:"parameters"` // resolved: every parameter of the app
+	Seed       int64          `json:"seed"`
+	Shards     int            `json:"shards"`
+}
+
+// Input is what a learner knows about the data: the packs' layout and the train split's statistics.
+type Input struct {
+	Task       string                 `json:"task"`
+	Shape      []int                  `json:"shape"`
+	DType      string                 `json:"dtype"`
+	Range      *[2]float64            `json:"range,omitempty"`
+	Classes    []string               `json:"classes,omitempty"`
+	Statistics dataset.InputStatistic `json:"statistics"`
+}
+
+// InputOf takes from a dataset's manifest what a learner needs.
+func InputOf(m *dataset.Manifest) Input {
+	return Input{
+		Task: m.Task, Shape: m.Input.Shape, DType: m.Input.DType, Range: m.Input.Range,
+		Classes: m.Classes, Statistics: m.Stats,
+	}
+}
+
+// text is the spec as JSON; the same spec gives the same bytes.
+func (s Spec) text() string {
+	text, err := json.Marshal(s)
+	if err != nil { // resolved parameters are strings, booleans and finite numbers
+		panic(err)
+	}
+	return string(text)
+}
+
+// open is the spec of an epoch without the closing brace: the statement adds the shard.
+func (s Spec) open(epoch int) string {
+	text := s.text()
+	return fmt.Sprintf(`%s,"epoch":%d`, text[:len(text)-1], epoch)
+}
