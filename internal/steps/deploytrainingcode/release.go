@@ -3,6 +3,7 @@ package deploytrainingcode
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -83,7 +84,7 @@ func deploy(ctx context.Context, s *changelog.Session, schema string, base []cha
 		return release{}, nil, nil, err
 	}
 	all, current := next(past, want)
-	sets := base
+	sets := slices.Clone(base)
 	for _, r := range all {
 		c, err := r.changeset()
 		if err != nil {
