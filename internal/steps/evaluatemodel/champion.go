@@ -14,6 +14,7 @@ import (
 	"github.com/insitu-ml/insitu/internal/evaluation"
 	"github.com/insitu-ml/insitu/internal/fault"
 	"github.com/insitu-ml/insitu/internal/inference"
+	"github.com/insitu-ml/insitu/internal/postgres"
 	"github.com/insitu-ml/insitu/internal/registry"
 )
 
@@ -51,7 +52,7 @@ func (e *evaluator) champion(ctx context.Context, candidate inference.Model, dat
 		return c, nil
 	}
 	incomparable := func(err error) (*champion, error) {
-		if ctx.Err() != nil || fault.Of(err) != fault.Permanent {
+		if ctx.Err() != nil || fault.Of(err) != fault.Permanent || !ofTheModel(postgres.State(err)) {
 			return nil, fmt.Errorf("champion version %s: %w", c.Version, err)
 		}
 		c.Incomparable = oneLine(err)
@@ -73,6 +74,13 @@ func (e *evaluator) champion(ctx context.Context, candidate inference.Model, dat
 		return nil, err
 	}
 	return c, nil
+}
+
+// ofTheModel says whether a SQLSTATE blames the model: errors of the Python that predicts (38, on
+// Greenplum XX000) and of data it cannot take (22); not a cancelled statement, say, or a full disk.
+// The empty state is an error of our own finding.
+func ofTheModel(state string) bool {
+	return state == "" || state == "XX000" || strings.HasPrefix(state, "38") || strings.HasPrefix(state, "22")
 }
 
 // fits says what about the champion does not fit the candidate's dataset, as far as the databases or

@@ -21,6 +21,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
 
+	deployed "github.com/insitu-ml/insitu/database"
+	"github.com/insitu-ml/insitu/internal/changelog"
 	datasets "github.com/insitu-ml/insitu/internal/dataset"
 	"github.com/insitu-ml/insitu/internal/evaluation"
 	"github.com/insitu-ml/insitu/internal/fault"
@@ -119,8 +121,9 @@ var schemaSQL string
 // dataset classes and rows of the toy: 6 packs of 20, in two shards; only test packs may be read.
 const toyDigest = "feedfacefeedfacefeedface"
 
-// load makes the toy schema: a dataset whose example i has the probabilities of its label right except every tenth.
-func load(t *testing.T) (database, func()) {
+// load makes the toy schema: a dataset whose examples are the probabilities of their labels, two of ten wrong.
+// It runs the given SQL first, by default that of the stand-ins.
+func load(t *testing.T, setup ...string) (database, func()) {
 	t.Helper()
 	ctx := context.Background()
 	cfg, schema := server(t)
@@ -131,8 +134,13 @@ func load(t *testing.T) (database, func()) {
 	if _, err := conn.Exec(ctx, "set search_path to "+postgres.Ident(schema)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := conn.Exec(ctx, schemaSQL); err != nil {
-		t.Fatal(err)
+	if setup == nil {
+		setup = []string{schemaSQL}
+	}
+	for _, sql := range setup {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			t.Fatal(err)
+		}
 	}
 	insertDataset(t, conn, toyDigest, "packs_toy", []string{"no", "yes"}, []int{2})
 	i := 0
@@ -306,6 +314,10 @@ func TestWhatStopsAnEvaluation(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, fault.Permanent, "has no test rows"},
+		"somebody cancels the champion's statement": {func(t *testing.T, e *evaluator, f *fakeRegistry) {
+			f.add(1, "cancelled", toyDigest)
+			f.aliases["staging"] = 1
+		}, fault.Permanent, "57014"},
 		"the session is ended while the champion is scored": {func(t *testing.T, e *evaluator, f *fakeRegistry) {
 			f.add(1, "suicide", toyDigest)
 			f.aliases["staging"] = 1
@@ -356,6 +368,47 @@ func TestASecondEvaluationChangesNothing(t *testing.T) {
 	}
 	if len(points) != len(models.points) || !maps.EqualFunc(artifacts, models.artifacts, slices.Equal) {
 		t.Error("metrics or artifacts were added or changed")
+	}
+}
+
+//go:embed testdata/model.onnx
+var modelONNX string
+
+// The functions and the Python are those that deploy-training-code deploys.
+func TestTheDeployedFunctionsScoreAnONNXModel(t *testing.T) {
+	t.Parallel()
+	sets, err := changelog.Load(deployed.Training, postgres.Dialect{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	setup := []string{`create table datasets (digest text primary key, pack_table text not null, manifest json not null);
+create table packs_toy (split text, shard int, id bigint, n int, labels bytea, data bytea, primary key (shard, id))`}
+	for _, c := range sets {
+		setup = append(setup, c.SQL)
+	}
+	db, done := load(t, setup...)
+	defer done()
+	sources := deployed.Runtime()
+	sources["learner.py"] = "class Learner:\n    pass\n"
+	bundle, err := mlapp.Bundle(sources)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Exec(context.Background(), "insert into releases (ordinal, app, digest, manifest, bundle) values (1, 'toy', 'code', $1::text::json, $2)",
+		`{"gate": {"accuracy": 0.9}}`, bundle); err != nil {
+		t.Fatal(err)
+	}
+	models := newRegistry()
+	models.add(2, modelONNX, toyDigest)
+	models.add(1, "not an ONNX file", toyDigest)
+	models.aliases["staging"] = 1
+	r, err := newEvaluator(db, models).evaluate(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Candidate.Accuracy != 0.8 || r.Decision.Passed || !strings.HasPrefix(r.Decision.Reason, "not passed: accuracy 0.800 < 0.900, macro-F1 0.800 (no minimum set); champion version 1 cannot be compared (score version 1") ||
+		!strings.Contains(r.Decision.Reason, "ONNX Runtime cannot load the model") {
+		t.Errorf("accuracy %g, reason %q", r.Candidate.Accuracy, r.Decision.Reason)
 	}
 }
 

@@ -30,6 +30,8 @@ begin
     return decode(repeat('0000803f', n), 'hex');
   elsif word = 'diverged' then
     return decode(repeat('0000c07f0000c07f', n), 'hex');
+  elsif word = 'cancelled' then
+    raise exception 'canceling statement due to user request' using errcode = '57014';
   elsif word = 'suicide' then
     perform pg_terminate_backend(pg_backend_pid());
     return data;
