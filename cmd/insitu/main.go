@@ -47,7 +47,6 @@ func execute(ctx context.Context, kill <-chan struct{}, args []string, stdout, s
 		ExitErrHandler:            func(*cli.Context, error) {},
 		OnUsageError:              usageError,
 		Commands:                  []*cli.Command{runCommand(kill), stopCommand(), servicesCommand()},
-		CommandNotFound:           nil,
 		Action: func(c *cli.Context) error {
 			if name := c.Args().First(); name != "" {
 				return fault.AsConfiguration(fmt.Errorf("no command %q; insitu --help lists them", name))
@@ -104,6 +103,8 @@ func flagsFirst(app *cli.App, args []string) []string {
 	for i := 2; i < len(args); i++ {
 		name := trimDashes(args[i])
 		switch {
+		case command.Name == "run" && (name == "help" || name == "h") && name != args[i]:
+			out = append(out, "--"+explainFlag)
 		case args[i] == "--":
 			return append(append(out, args[i]), append(rest, args[i+1:]...)...)
 		case name == args[i] || name == "":

@@ -27,6 +27,9 @@ import (
 
 const defaultWorkflow = "in-database-pipeline.yaml"
 
+// explainFlag stands for --help of run: cli/v2 would answer that before it knows the workflow, whose parameters belong in the help.
+const explainFlag = "explain"
+
 const runHelp = `Runs a WorkflowTemplate, the same file that Argo Workflows runs on Kubernetes, as processes of this machine.
 
 Without --bindings it first starts local services: PostgreSQL for training and for inference, an S3 server, MLflow.
@@ -49,7 +52,7 @@ func runCommand(kill <-chan struct{}) *cli.Command {
 		&cli.StringFlag{Name: "bin", Usage: "`DIRECTORY` with the steps' programs; by default that of insitu itself"},
 		&cli.StringFlag{Name: "output", Usage: "`DIRECTORY` for run.json, logs and reports", Value: ".insitu"},
 		&cli.BoolFlag{Name: "plain", Usage: "no progress bars, a line an event; so it is too without a terminal, and when NO_COLOR or CI is set"},
-		&cli.BoolFlag{Name: "help", Aliases: []string{"h"}, Usage: "show this and the workflow's parameters"},
+		&cli.BoolFlag{Name: explainFlag, Hidden: true},
 	}, serviceFlags()...)
 	return &cli.Command{
 		Name:        "run",
@@ -57,15 +60,13 @@ func runCommand(kill <-chan struct{}) *cli.Command {
 		ArgsUsage:   "[WORKFLOW.yaml]",
 		Description: runHelp,
 		Flags:       flags,
-		HideHelp:    true,
 		Action: func(c *cli.Context) error {
-			if c.Bool("help") {
+			if c.Bool(explainFlag) {
 				return showRunHelp(c)
 			}
 			r := &pipelineRun{c: c, kill: kill, stdout: c.App.Writer, stderr: c.App.ErrWriter}
 			return r.run(c.Context)
 		},
-		Subcommands: nil,
 	}
 }
 
@@ -301,9 +302,7 @@ func suffix() string {
 
 // showRunHelp prints the command's help and the workflow's parameters.
 func showRunHelp(c *cli.Context) error {
-	if err := cli.ShowSubcommandHelp(c); err != nil {
-		return err
-	}
+	cli.HelpPrinter(c.App.Writer, cli.CommandHelpTemplate, c.Command)
 	file, err := workflowFile(c.Args().First())
 	if err != nil {
 		return fault.AsConfiguration(err)
@@ -341,8 +340,6 @@ func localDefault(name string) string {
 	switch name {
 	case "app":
 		return "the folder of --app, uploaded to object storage"
-	case "dataset":
-		return "--dataset"
 	case "schema", "inference-schema":
 		return "the ML app's name"
 	case "git-sha":
