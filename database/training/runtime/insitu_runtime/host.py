@@ -106,7 +106,7 @@ class Fit(shard.Fit):
 
     def __init__(self, host, spec, state):
         super().__init__(host.learning, spec, state)
-        self.host, self.number = host, spec["shard"]
+        self.host = host
 
     def step(self, labels, data):
         super().step(labels, data)

@@ -38,7 +38,7 @@ class Learning:
         seed = spec["seed"]
         seed_libraries([seed])
         with self.errors():
-            learner = self.type(dict(spec["parameters"]), dict(spec["input"]), seed)
+            learner = self.type(dict(spec["parameters"]), description(spec["input"]), seed)
         if state is not None:
             arrays = states.decode(state)
             with self.errors():
@@ -137,6 +137,15 @@ def parse_spec(text):
     for name, default in (("epoch", 0), ("shard", 0), ("shards", 1)):
         spec[name] = spec.get(name, default)
     return spec
+
+
+def description(data):
+    """What the learner gets to know of its data: spec["input"] with mean and std as arrays that broadcast over an example."""
+    out = {name: value for name, value in data.items() if name != "statistics"}
+    statistics = data.get("statistics", {"shape": [1], "mean": [0.0], "std": [1.0]})
+    for name in ("mean", "std"):
+        out[name] = numpy.array(statistics[name], numpy.float32).reshape(statistics["shape"])
+    return out
 
 
 def is_regression(data):

@@ -12,6 +12,7 @@ class Fit:
         self.learn, self.data, self.clock = learn, spec["input"], clock
         self.learner = learn.new(spec, state)
         learn.begin(self.learner, spec)
+        self.number = spec["shard"]
         self.rows = self.packs = self.correct = 0
         self.loss = 0.0
         self.started = clock()
@@ -26,7 +27,7 @@ class Fit:
 
     def result(self):
         """(state bytes, metrics)."""
-        metrics = {"rows": self.rows, "packs": self.packs, "loss": self.loss, "correct": self.correct}
+        metrics = {"shard": self.number, "rows": self.rows, "packs": self.packs, "loss": self.loss, "correct": self.correct}
         return self.learn.state(self.learner), dict(metrics, seconds=round(self.clock() - self.started, 6))
 
 

@@ -1,0 +1,57 @@
+"""The course of a training: epochs, best epoch, early stopping. internal/training is the same in Go."""
+
+import time
+
+
+class Trainer:
+    """What carries out the steps of a training; states are opaque here.
+
+    load(): [(epoch, metrics)] that exist already, without epoch 0.
+    fit(epoch, shard): (state, rows, metrics), or None when the shard has no rows.
+    record(epoch, states, rows, metrics): merges, validates, stores; returns metrics with "validation".
+    """
+
+
+def train(trainer, epochs, patience, shards, clock=time.monotonic):
+    """Runs what is left of a training; returns ([(epoch, metrics)], best epoch)."""
+    curve = trainer.load()
+    best, stop = choose(curve, patience)
+    while len(curve) < epochs and not stop:
+        epoch, started = len(curve) + 1, clock()
+        parts = [part for part in (trainer.fit(epoch, shard) for shard in range(shards)) if part is not None]
+        if not parts:
+            raise ValueError("the dataset has no packs of the train split")
+        metrics = {"shards": [part[2] for part in parts], "seconds": round(clock() - started, 6)}
+        curve.append((epoch, trainer.record(epoch, [part[0] for part in parts], [part[1] for part in parts], metrics)))
+        best, stop = choose(curve, patience)
+    return curve, best
+
+
+def loss(metrics):
+    """What epochs are compared by: validation loss per row, or train loss without a validation split."""
+    sums = metrics.get("validation") or train_sums(metrics)
+    return sums["loss"] / sums["rows"] if sums["rows"] else 0.0
+
+
+def train_sums(metrics):
+    """The sum over the shards of an epoch."""
+    return {name: sum(part[name] for part in metrics["shards"]) for name in ("rows", "loss", "correct")}
+
+
+def choose(curve, patience):
+    """(best epoch or 0, whether to stop): the lowest loss, the earliest of equals."""
+    best, lowest = 0, 0.0
+    for epoch, metrics in curve:
+        if best == 0 or loss(metrics) < lowest:
+            best, lowest = epoch, loss(metrics)
+    return best, patience > 0 and bool(curve) and curve[-1][0] - best >= patience
+
+
+def summary(epoch, metrics):
+    """An epoch for people: means instead of sums."""
+    train, validation = train_sums(metrics), metrics.get("validation")
+    out = {"epoch": epoch, "train_loss": train["loss"] / train["rows"], "train_accuracy": train["correct"] / train["rows"]}
+    if validation:
+        out["validation_loss"] = validation["loss"] / validation["rows"]
+        out["validation_accuracy"] = validation["correct"] / validation["rows"]
+    return out

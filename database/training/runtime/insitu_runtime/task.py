@@ -1,0 +1,148 @@
+"""run_training_task: a whole training in one SQL call, through the same SQL functions the Go driver uses."""
+
+import hashlib
+import json
+
+from . import driver, parameters
+
+OPTIONS = {"app": str, "dataset": str, "epochs": int, "parameters": dict, "seed": int}
+
+FIT = """
+select (r).state, (r).rows, (r).metrics from (
+  select shard, fit($1, (select bundle || '' from releases where ordinal = $2), $3,
+    (select state || ''::bytea from checkpoints where job = $4 and epoch = $5), labels, data order by id) r
+  from {packs} where split = 'train' and shard = $6 group by shard) q"""
+
+RECORD = """
+insert into checkpoints (job, epoch, state, metrics)
+with merged as (
+  select merge_states($1, (select bundle from releases where ordinal = $2), $3, $6, $7) as state
+), validated as (
+  select score($1, (select bundle || '' from releases where ordinal = $2), $3, (select state from merged), labels, data order by id) as sums
+  from {packs} where split = 'validation'
+)
+select $4, $5, merged.state, ($8 || ',"validation":' || coalesce(validated.sums, 'null') || '}}')::json
+from merged, validated
+returning metrics"""
+
+
+def run(database, options):
+    """Trains, or finds the result of the same training; returns what run_training_task returns."""
+    options = check(options)
+    release = one(database, "select ordinal, app, digest, manifest from releases where app = coalesce($1, app) order by ordinal desc limit 1", ["text"], [options.get("app")])
+    if release is None:
+        raise ValueError("no release of app %r is deployed in this schema; run deploy-training-code" % options.get("app"))
+    dataset = one(database, "select digest, pack_table, manifest from datasets where digest = coalesce($1, digest) order by created_at desc, digest limit 1", ["text"], [options.get("dataset")])
+    if dataset is None:
+        raise ValueError("dataset %r is not in this schema; run upload-dataset" % options.get("dataset", "(any)"))
+    given = dict(options.get("parameters", {}))
+    if "epochs" in options:
+        given["epochs"] = options["epochs"]
+    values = parameters.resolve(json.loads(release["manifest"]).get("parameters"), given)
+    manifest = json.loads(dataset["manifest"])
+    spec = {"input": data_of(manifest), "parameters": values, "seed": options.get("seed", 1)}
+    job = Job(database, release, dataset, spec, manifest["shards"])
+    trained = not job.done()
+    if trained:
+        job.begin()
+        _, best = driver.train(job, values["epochs"], values["patience"], manifest["shards"])
+        job.finish(best)
+    model = one(database, "select epoch, onnx_digest from models where job = $1", ["text"], [job.id])
+    curve = [driver.summary(epoch, metrics) for epoch, metrics in job.load()]
+    return {
+        "job": job.id, "app": release["app"], "code_digest": release["digest"], "dataset_digest": dataset["digest"],
+        "parameters": values, "seed": spec["seed"], "trained": trained, "epochs_trained": len(curve),
+        "best_epoch": model["epoch"], "onnx_digest": model["onnx_digest"], "epochs": curve,
+        "metrics": next((epoch for epoch in curve if epoch["epoch"] == model["epoch"]), {}),
+    }  # fmt: skip
+
+
+def check(options):
+    """The options without nulls; ValueError with every problem."""
+    if not isinstance(options, dict):
+        raise ValueError("the options are %s; expected a JSON object" % json.dumps(options))
+    problems = ["option %r is unknown; expected one of %s" % (name, ", ".join(OPTIONS)) for name in sorted(set(options) - set(OPTIONS))]
+    options = {name: value for name, value in options.items() if value is not None}
+    for name, kind in OPTIONS.items():
+        if name in options and (not isinstance(options[name], kind) or isinstance(options[name], bool)):
+            problems.append("option %r is %s; expected %s" % (name, json.dumps(options[name]), kind.__name__))
+    if options.get("seed", 0).__class__ is int and options.get("seed", 0) < 0:
+        problems.append("option 'seed' is negative; expected 0 or more")
+    if problems:
+        raise ValueError("\n".join(problems))
+    return options
+
+
+def data_of(manifest):
+    """spec["input"] of a dataset's manifest."""
+    data = {"task": manifest["task"], "shape": manifest["input"]["shape"], "dtype": manifest["input"]["dtype"]}
+    if manifest["input"].get("range") is not None:
+        data["range"] = manifest["input"]["range"]
+    if manifest.get("classes"):
+        data["classes"] = manifest["classes"]
+    if manifest.get("statistics"):
+        data["statistics"] = {name: manifest["statistics"][name] for name in ("shape", "mean", "std")}
+    return data
+
+
+class Job(driver.Trainer):
+    """One training in the tables of the schema."""
+
+    def __init__(self, database, release, dataset, spec, shards):
+        self.database, self.release, self.dataset, self.spec, self.shards = database, release, dataset, spec, shards
+        self.id = parameters.job_id(release["digest"], dataset["digest"], spec["parameters"], spec["seed"])
+        schema = one(database, "select current_schema() as name, quote_ident(current_schema()) || '.' || quote_ident($1) as packs", ["text"], [dataset["pack_table"]])
+        self.packs = schema["packs"]
+        self.lock(schema["name"])
+
+    def lock(self, schema):
+        name = "insitu:train:%s:%s" % (schema, self.id)
+        key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+        if not one(self.database, "select pg_try_advisory_xact_lock($1) as free", ["bigint"], [key])["free"]:
+            raise RuntimeError("job %.12s is being trained by another session; wait for it or stop it" % self.id)
+
+    def text(self, **more):
+        return parameters.canonical(dict(self.spec, **more))
+
+    def done(self):
+        return one(self.database, "select 1 as found from models where job = $1", ["text"], [self.id]) is not None
+
+    def begin(self):
+        query(self.database, "insert into jobs (id, release, dataset, spec) select $1, $2, $3, $4::json where not exists (select 1 from jobs where id = $1)",
+              ["text"] * 4, [self.id, self.release["digest"], self.dataset["digest"], self.text()])  # fmt: skip
+        query(self.database, "insert into checkpoints (job, epoch, state, metrics) select $4, 0, init_state($1, (select bundle from releases where ordinal = $2), $3), '{}'::json "
+              "where not exists (select 1 from checkpoints where job = $4 and epoch = 0)",
+              ["text", "int", "text", "text"], [self.release["digest"], self.release["ordinal"], self.text(), self.id])  # fmt: skip
+
+    def load(self):
+        rows = query(self.database, "select epoch, metrics from checkpoints where job = $1 and epoch > 0 order by epoch", ["text"], [self.id])
+        return [(row["epoch"], json.loads(row["metrics"])) for row in rows]
+
+    def fit(self, epoch, shard):
+        part = one(self.database, FIT.format(packs=self.packs), ["text", "int", "text", "text", "int", "int"],
+                   [self.release["digest"], self.release["ordinal"], self.text(epoch=epoch, shard=shard, shards=self.shards), self.id, epoch - 1, shard])  # fmt: skip
+        return part and (part["state"], part["rows"], json.loads(part["metrics"]))
+
+    def record(self, epoch, states, rows, metrics):
+        row = one(self.database, RECORD.format(packs=self.packs), ["text", "int", "text", "text", "int", "bytea[]", "bigint[]", "text"],
+                  [self.release["digest"], self.release["ordinal"], self.text(), self.id, epoch, states, rows, json.dumps(metrics)[:-1]])  # fmt: skip
+        recorded = json.loads(row["metrics"])
+        self.database.notice(json.dumps(dict(driver.summary(epoch, recorded), insitu="epoch")))
+        return recorded
+
+    def finish(self, best):
+        exported = one(self.database, "select export_model($1, (select bundle from releases where ordinal = $2), $3, state) as onnx from checkpoints where job = $4 and epoch = $5",
+                       ["text", "int", "text", "text", "int"], [self.release["digest"], self.release["ordinal"], self.text(), self.id, best])  # fmt: skip
+        query(self.database, "insert into models (job, epoch, state, onnx, onnx_digest, metrics) select job, epoch, state, $3, $4, metrics from checkpoints where job = $1 and epoch = $2",
+              ["text", "int", "bytea", "text"], [self.id, best, exported["onnx"], hashlib.sha256(exported["onnx"]).hexdigest()])  # fmt: skip
+
+
+def query(database, sql, types, args):
+    """Rows of a statement with parameters."""
+    return database.execute(database.prepare(sql, types), args)
+
+
+def one(database, sql, types, args):
+    """The first row, None when there is none."""
+    rows = query(database, sql, types, args)
+    return rows[0] if len(rows) else None
