@@ -36,7 +36,7 @@ case "$(basename "$0")" in
   promote-model-to-staging) test "$INSITU_MODEL_NAME,$INSITU_MODEL_VERSION,$INSITU_PASSED,$INSITU_ALIAS" = digits,3,true,production ;;
   deploy-inference-db)
     test "$INSITU_SCHEMA,$INSITU_INFERENCE_SCHEMA" = insitu,serving
-    echo 3 > "$INSITU_OUTPUT_DIR/active-version" ;;
+    echo 3 > "$INSITU_OUTPUT_DIR/active-version"; echo "-- changes" > "$INSITU_OUTPUT_DIR/changelog.sql" ;;
 esac
 `
 
