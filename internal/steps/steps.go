@@ -1,9 +1,18 @@
 // Package steps is the one list of the pipeline's steps.
 package steps
 
-import "github.com/insitu-ml/insitu/internal/step"
+import (
+	"github.com/insitu-ml/insitu/internal/step"
+	"github.com/insitu-ml/insitu/internal/steps/deployinferencedb"
+	"github.com/insitu-ml/insitu/internal/steps/deploytrainingcode"
+	"github.com/insitu-ml/insitu/internal/steps/evaluatemodel"
+)
 
 // All are the six steps in the pipeline's order.
 func All() []step.Spec {
-	return []step.Spec{}
+	return []step.Spec{
+		deploytrainingcode.Spec(),
+		evaluatemodel.Spec(),
+		deployinferencedb.Spec(),
+	}
 }
