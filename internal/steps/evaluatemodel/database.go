@@ -11,6 +11,7 @@ import (
 
 	datasets "github.com/insitu-ml/insitu/internal/dataset"
 	"github.com/insitu-ml/insitu/internal/evaluation"
+	"github.com/insitu-ml/insitu/internal/fault"
 	"github.com/insitu-ml/insitu/internal/inference"
 	"github.com/insitu-ml/insitu/internal/mlapp"
 	"github.com/insitu-ml/insitu/internal/postgres"
@@ -28,6 +29,15 @@ type database struct {
 
 func (d database) name(object string) string { return postgres.Ident(d.schema, object) }
 
+// wrap says what was being done. A session that was lost, rather than refused a statement, is a temporary fault:
+// it says nothing about the model that was being scored.
+func (d database) wrap(err error, doing string) error {
+	if err != nil && postgres.State(err) == "" && d.IsClosed() {
+		return fault.AsTemporary(fmt.Errorf("%s: the session was lost: %w", doing, err))
+	}
+	return postgres.Wrap(err, doing)
+}
+
 // dataset is a packed dataset.
 type dataset struct {
 	datasets.Manifest
@@ -41,7 +51,7 @@ func (d database) dataset(ctx context.Context, digest string) (dataset, error) {
 		return dataset{}, fmt.Errorf("the training schema %q has no dataset %.16s, which the version was trained on; evaluate in the schema it was trained in: %w", d.schema, digest, errNoDataset)
 	}
 	if err != nil {
-		return dataset{}, postgres.Wrap(err, fmt.Sprintf("read dataset %.16s from schema %q", digest, d.schema))
+		return dataset{}, d.wrap(err, fmt.Sprintf("read dataset %.16s from schema %q", digest, d.schema))
 	}
 	m, err := datasets.ParseManifest([]byte(manifest))
 	if err != nil {
@@ -77,14 +87,14 @@ func (e *evaluator) score(ctx context.Context, m inference.Model, data dataset, 
 	doing := fmt.Sprintf("score version %d on the test rows of dataset %.16s", m.Version, data.Digest)
 	rows, err := e.db.Query(ctx, e.db.scoring(data.packs), m.ONNX, m.Digest)
 	if err != nil {
-		return nil, postgres.Wrap(err, doing)
+		return nil, e.db.wrap(err, doing)
 	}
 	defer rows.Close()
 	test := data.Splits.Test.Rows
 	for rows.Next() {
 		var p evaluation.Pack
 		if err := rows.Scan(&p.ID, &p.N, &p.Labels, &p.Predictions); err != nil {
-			return nil, postgres.Wrap(err, doing)
+			return nil, e.db.wrap(err, doing)
 		}
 		if err := scores.Add(p); err != nil {
 			return nil, fmt.Errorf("%s: %w", doing, err)
@@ -92,7 +102,7 @@ func (e *evaluator) score(ctx context.Context, m inference.Model, data dataset, 
 		e.progress(pass*test+scores.Rows(), 2*test)
 	}
 	if err := rows.Err(); err != nil {
-		return nil, postgres.Wrap(err, doing)
+		return nil, e.db.wrap(err, doing)
 	}
 	e.log.Info("scored", zap.Int("version", m.Version), zap.Int64("rows", scores.Rows()))
 	return scores, nil
@@ -105,7 +115,7 @@ func (d database) examples(ctx context.Context, data dataset, mistakes []evaluat
 	for i, m := range mistakes {
 		err := d.QueryRow(ctx, "select substring(data from $2::int for $3::int) from "+data.packs+" where split = 'test' and id = $1", m.Pack, m.Row*size+1, size).Scan(&out[i])
 		if err != nil {
-			return nil, postgres.Wrap(err, fmt.Sprintf("read row %d of test pack %d", m.Row, m.Pack))
+			return nil, d.wrap(err, fmt.Sprintf("read row %d of test pack %d", m.Row, m.Pack))
 		}
 		if len(out[i]) != size {
 			return nil, fmt.Errorf("row %d of test pack %d has %d bytes; expected %d, a %s %v", m.Row, m.Pack, len(out[i]), size, data.Input.DType, data.Input.Shape)
@@ -129,7 +139,7 @@ func (d database) origin(ctx context.Context, m inference.Model) (o origin, err 
 		if errors.Is(err, pgx.ErrNoRows) {
 			return nil
 		}
-		return postgres.Wrap(err, fmt.Sprintf("read %s %.16s from schema %q", what, key, d.schema))
+		return d.wrap(err, fmt.Sprintf("read %s %.16s from schema %q", what, key, d.schema))
 	}
 	decode := func(what, text string, into any) error {
 		if text == "" {
@@ -164,7 +174,7 @@ func (d database) epochs(ctx context.Context, job string) ([]training.Epoch, err
 	doing := fmt.Sprintf("read checkpoints of job %.16s from schema %q", job, d.schema)
 	rows, err := d.Query(ctx, "select epoch, metrics::text from "+d.name("checkpoints")+" where job = $1 and epoch > 0 order by epoch", job)
 	if err != nil {
-		return nil, postgres.Wrap(err, doing)
+		return nil, d.wrap(err, doing)
 	}
 	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (e training.Epoch, err error) {
 		var n int
@@ -178,5 +188,5 @@ func (d database) epochs(ctx context.Context, job string) ([]training.Epoch, err
 		e.Epoch = n
 		return e, nil
 	})
-	return list, postgres.Wrap(err, doing)
+	return list, d.wrap(err, doing)
 }

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"math"
 	"slices"
@@ -340,6 +341,18 @@ func TestWhatStopsAnEvaluation(t *testing.T) {
 				t.Errorf("a failed evaluation left the tag passed = %q", tag)
 			}
 		})
+	}
+}
+
+func TestALostSessionIsATemporaryFault(t *testing.T) {
+	t.Parallel()
+	db, done := load(t)
+	done()
+	if err := db.wrap(io.ErrUnexpectedEOF, "score version 1"); fault.Of(err) != fault.Temporary {
+		t.Errorf("class %v of %v, want temporary", fault.Of(err), err)
+	}
+	if _, err := db.dataset(context.Background(), toyDigest); fault.Of(err) != fault.Temporary {
+		t.Errorf("class %v of %v, want temporary", fault.Of(err), err)
 	}
 }
 
