@@ -76,6 +76,12 @@ func New(c Config) (*Store, error) {
 // Bucket is the bucket's name.
 func (s *Store) Bucket() string { return s.bucket }
 
+// Check asks for the bucket, to learn early whether the server answers and takes the credentials. The bucket need not exist.
+func (s *Store) Check(ctx context.Context) error {
+	_, err := s.client.BucketExists(ctx, s.bucket)
+	return wrap(err, fmt.Sprintf("look for bucket %q at %s", s.bucket, s.endpoint))
+}
+
 // EnsureBucket creates the bucket unless it exists; two callers may do it at once.
 func (s *Store) EnsureBucket(ctx context.Context) error {
 	doing := fmt.Sprintf("look for bucket %q at %s", s.bucket, s.endpoint)
@@ -94,7 +100,7 @@ func (s *Store) EnsureBucket(ctx context.Context) error {
 }
 
 // PutFile stores size bytes of r, whose SHA-256 (hex) the caller knows, under key, in parts if it is large.
-// If the object is there with that checksum and size, nothing is sent. Progress, unless nil, is told how many bytes were sent since its last call.
+// If the object is there with that checksum and size, nothing is sent. Progress, unless nil, is told how many bytes were sent since its last call, on several goroutines.
 // It returns the bytes sent. A failed or cancelled upload leaves no object and no parts.
 func (s *Store) PutFile(ctx context.Context, key string, r io.ReaderAt, size int64, sha256Hex string, progress func(n int)) (int64, error) {
 	there, err := s.has(ctx, key, size, sha256Hex)
