@@ -30,10 +30,14 @@ type database struct {
 func (d database) name(object string) string { return postgres.Ident(d.schema, object) }
 
 // wrap says what was being done. A session that was lost, rather than refused a statement, is a temporary fault:
-// it says nothing about the model that was being scored.
+// it says nothing about the model that was being scored. Missing tables and functions are a mistake of configuration.
 func (d database) wrap(err error, doing string) error {
 	if err != nil && postgres.State(err) == "" && d.IsClosed() {
 		return fault.AsTemporary(fmt.Errorf("%s: the session was lost: %w", doing, err))
+	}
+	switch postgres.State(err) {
+	case "42P01", "3F000", "42883": // undefined table, schema, function
+		return fault.AsConfiguration(fmt.Errorf("%w; evaluate in the schema the version was trained in, after deploy-training-code and upload-dataset", postgres.Wrap(err, doing)))
 	}
 	return postgres.Wrap(err, doing)
 }
@@ -48,7 +52,7 @@ func (d database) dataset(ctx context.Context, digest string) (dataset, error) {
 	var table, manifest string
 	err := d.QueryRow(ctx, "select pack_table, manifest::text from "+d.name("datasets")+" where digest = $1", digest).Scan(&table, &manifest)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return dataset{}, fmt.Errorf("the training schema %q has no dataset %.16s, which the version was trained on; evaluate in the schema it was trained in: %w", d.schema, digest, errNoDataset)
+		return dataset{}, fault.AsConfiguration(fmt.Errorf("schema %q of the training database has no dataset %.16s, which the version was trained on; evaluate in the schema it was trained in: %w", d.schema, digest, errNoDataset))
 	}
 	if err != nil {
 		return dataset{}, d.wrap(err, fmt.Sprintf("read dataset %.16s from schema %q", digest, d.schema))

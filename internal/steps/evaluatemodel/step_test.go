@@ -302,9 +302,15 @@ func TestWhatStopsAnEvaluation(t *testing.T) {
 		"the registry is down": {func(_ *testing.T, _ *evaluator, f *fakeRegistry) {
 			f.failAlias = fault.AsTemporary(errors.New("MLflow answered 503"))
 		}, fault.Temporary, "503"},
-		"the version was trained elsewhere": {func(_ *testing.T, _ *evaluator, f *fakeRegistry) { f.add(2, identity, "elsewhere") }, fault.Permanent, "has no dataset elsewhere"},
+		"the version was trained elsewhere": {func(_ *testing.T, _ *evaluator, f *fakeRegistry) { f.add(2, identity, "elsewhere") }, fault.Configuration, "has no dataset elsewhere"},
 		"the version does not exist":        {func(_ *testing.T, e *evaluator, _ *fakeRegistry) { e.Version = 9 }, fault.Permanent, "version 9"},
 		"the training diverged":             {func(_ *testing.T, _ *evaluator, f *fakeRegistry) { f.add(2, diverged, toyDigest) }, fault.Permanent, "the training diverged: try a lower learning rate"},
+		"the schema is another one":         {func(_ *testing.T, e *evaluator, _ *fakeRegistry) { e.db.schema = "nobody's" }, fault.Configuration, "after deploy-training-code"},
+		"no code was deployed": {func(t *testing.T, e *evaluator, _ *fakeRegistry) {
+			if _, err := e.db.Exec(context.Background(), "drop function predict_onnx"); err != nil {
+				t.Fatal(err)
+			}
+		}, fault.Configuration, "after deploy-training-code"},
 		"test rows were deleted": {func(t *testing.T, e *evaluator, _ *fakeRegistry) {
 			if _, err := e.db.Exec(context.Background(), "delete from packs_toy where id = 1"); err != nil {
 				t.Fatal(err)
