@@ -1,6 +1,7 @@
 """ONNX models: verified by digest, kept in the session, run on one thread."""
 
 import hashlib
+import math
 
 import numpy
 
@@ -44,15 +45,23 @@ def open_model(model, digest=None):
         raise ModelError("ONNX Runtime cannot load the model: %s" % error) from error
 
 
+def example_type(session):
+    """(shape, dtype) of one example; ModelError for models that were not made by a learner's export()."""
+    wanted = session.get_inputs()[0]
+    shape = wanted.shape[1:]
+    if wanted.type not in TYPES or not all(isinstance(size, int) for size in shape):
+        raise ModelError("the model takes %s %s; expected uint8 or float32 examples of a fixed shape" % (wanted.type, wanted.shape))
+    return shape, TYPES[wanted.type]
+
+
 def predict(session, data, n):
     """float32 [n, outputs] for the bytes of n examples."""
-    wanted = session.get_inputs()[0]
-    dtype = numpy.dtype(TYPES[wanted.type])
-    shape = (n,) + tuple(wanted.shape[1:])
-    if n < 1 or len(data) != int(numpy.prod(shape, dtype=numpy.int64)) * dtype.itemsize:
-        raise ValueError("%d bytes are not %d examples of %s %s" % (len(data), n, dtype.name, shape[1:]))
-    x = numpy.frombuffer(data, dtype.newbyteorder("<")).reshape(shape)
-    return numpy.ascontiguousarray(session.run(None, {wanted.name: x})[0], dtype=numpy.float32)
+    shape, name = example_type(session)
+    dtype = numpy.dtype(name).newbyteorder("<")
+    if n is None or n < 1 or len(data) != n * math.prod(shape) * dtype.itemsize:
+        raise ValueError("%d bytes are not %s examples of %s %s" % (len(data), n, name, shape))
+    x = numpy.frombuffer(data, dtype).reshape([n] + shape)
+    return numpy.ascontiguousarray(session.run(None, {session.get_inputs()[0].name: x})[0], dtype=numpy.float32)
 
 
 def check_export(model, data):
@@ -65,7 +74,7 @@ def check_export(model, data):
         raise ModelError("the exported model takes %s; expected one input %s" % (got, want))
     if len(outputs) != 1 or outputs[0].name != "probabilities" or outputs[0].type != "tensor(float)":
         raise ModelError('the exported model gives %s; expected one output "probabilities" of float32' % [o.name for o in outputs])
-    predict(session, bytes(numpy.zeros([3] + data["shape"], data["dtype"])), 3)  # any number of rows
+    predict(session, numpy.zeros([3] + data["shape"], data["dtype"]).tobytes(), 3)  # any number of rows
 
 
 def refuse_external_data(model):

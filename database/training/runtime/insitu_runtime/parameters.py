@@ -57,7 +57,7 @@ def canonical(value):
     if isinstance(value, float):
         return decimal(value)
     text = json.dumps(value, ensure_ascii=False)
-    # Go has no short escapes for these two, and escapes JavaScript's line ends.
+    # Go escapes JavaScript's two other line ends.
     return text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 

@@ -40,8 +40,8 @@ def run(database, options):
         given["epochs"] = options["epochs"]
     values = parameters.resolve(json.loads(release["manifest"]).get("parameters"), given)
     manifest = json.loads(dataset["manifest"])
-    spec = {"input": data_of(manifest), "parameters": values, "seed": options.get("seed", 1)}
-    job = Job(database, release, dataset, spec, manifest["shards"])
+    spec = {"input": data_of(manifest), "parameters": values, "seed": options.get("seed", 1), "shards": manifest["shards"]}
+    job = Job(database, release, dataset, spec)
     trained = not job.done()
     if trained:
         job.begin()
@@ -88,8 +88,8 @@ def data_of(manifest):
 class Job(driver.Trainer):
     """One training in the tables of the schema."""
 
-    def __init__(self, database, release, dataset, spec, shards):
-        self.database, self.release, self.dataset, self.spec, self.shards = database, release, dataset, spec, shards
+    def __init__(self, database, release, dataset, spec):
+        self.database, self.release, self.dataset, self.spec = database, release, dataset, spec
         self.id = parameters.job_id(release["digest"], dataset["digest"], spec["parameters"], spec["seed"])
         schema = one(database, "select current_schema() as name, quote_ident(current_schema()) || '.' || quote_ident($1) as packs", ["text"], [dataset["pack_table"]])
         self.packs = schema["packs"]
@@ -120,7 +120,7 @@ class Job(driver.Trainer):
 
     def fit(self, epoch, shard):
         part = one(self.database, FIT.format(packs=self.packs), ["text", "int", "text", "text", "int", "int"],
-                   [self.release["digest"], self.release["ordinal"], self.text(epoch=epoch, shard=shard, shards=self.shards), self.id, epoch - 1, shard])  # fmt: skip
+                   [self.release["digest"], self.release["ordinal"], self.text(epoch=epoch, shard=shard), self.id, epoch - 1, shard])  # fmt: skip
         return part and (part["state"], part["rows"], json.loads(part["metrics"]))
 
     def record(self, epoch, states, rows, metrics):

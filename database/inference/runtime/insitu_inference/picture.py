@@ -1,0 +1,100 @@
+"""Turns what a caller sends (raw values, or an encoded picture) into one example."""
+
+import io
+import math
+
+import numpy
+
+from .refusal import Refused
+
+MAX_BYTES = 32 << 20
+MAX_PIXELS = 40_000_000
+# Formats that Pillow decodes by itself: EPS, for one, would start another program.
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"RIFF")
+
+
+def example(sent, data):
+    """The bytes of one example (C order, the input's dtype) for the bytes of a raw example or of a picture."""
+    if sent is None or len(sent) == 0:
+        raise Refused("IS001", "there is no image: the bytes are empty")
+    if len(sent) > MAX_BYTES:
+        raise Refused("IS005", "the image has %d bytes, the limit is %d" % (len(sent), MAX_BYTES))
+    raw = math.prod(data["shape"]) * numpy.dtype(data["dtype"]).itemsize
+    if len(sent) != raw:
+        return decode(sent, data)
+    if not sent.startswith(MAGIC):
+        return values(sent, data)
+    try:  # as many bytes as a raw example has, and they begin like a picture
+        return decode(sent, data)
+    except Refused:
+        return values(sent, data)
+
+
+def values(sent, data):
+    """A raw example, checked to be finite."""
+    if data["dtype"] == "float32" and not numpy.isfinite(numpy.frombuffer(sent, "<f4")).all():
+        raise Refused("IS002", "the values are not all finite numbers")
+    return sent
+
+
+def layout(shape):
+    """(height, width, channels, axis of the channels or None) of an input that is a picture."""
+    if len(shape) == 2:
+        return shape[0], shape[1], 1, None
+    if len(shape) == 3 and shape[0] in (1, 3):
+        return shape[1], shape[2], shape[0], 0
+    if len(shape) == 3 and shape[2] in (1, 3):
+        return shape[0], shape[1], shape[2], 2
+    raise Refused("IS002", "the model's input %s is no picture; send its %d raw values" % (list(shape), math.prod(shape)))
+
+
+def decode(sent, data):
+    """An encoded picture of any mode and size, scaled to the input's shape and range."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    height, width, channels, axis = layout(data["shape"])
+    try:
+        picture = Image.open(io.BytesIO(sent), formats=FORMATS)
+        if picture.width * picture.height > MAX_PIXELS:
+            raise Refused("IS005", "the image has %d x %d pixels, the limit is %d" % (picture.width, picture.height, MAX_PIXELS))
+        picture.load()
+        picture = flatten(ImageOps.exif_transpose(picture), "RGB" if channels == 3 else "L")
+    except Refused:
+        raise
+    except UnidentifiedImageError as error:
+        raise Refused("IS001", "the bytes are neither an image (%s) nor the input's %d raw bytes" % (", ".join(FORMATS), raw_size(data))) from error
+    except Exception as error:  # Pillow raises OSError, ValueError, SyntaxError, struct.error and more for broken files
+        raise Refused("IS001", "the image cannot be read: %s: %s" % (type(error).__name__, error)) from error
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    low, high = data.get("range") or (0, 255)
+    pixels = numpy.asarray(picture, dtype=numpy.float32)
+    if (low, high) != (0, 255):
+        pixels = pixels / 255 * (high - low) + low
+    if data["dtype"] == "uint8":
+        pixels = numpy.rint(pixels)
+    if axis is not None:
+        pixels = pixels.reshape(height, width, channels)
+    if axis == 0:
+        pixels = pixels.transpose(2, 0, 1)
+    return numpy.ascontiguousarray(pixels, dtype=numpy.dtype(data["dtype"]).newbyteorder("<")).tobytes()
+
+
+def raw_size(data):
+    return math.prod(data["shape"]) * numpy.dtype(data["dtype"]).itemsize
+
+
+def flatten(picture, mode):
+    """The picture as 8-bit RGB or grey; transparent parts become white, deeper samples are scaled."""
+    from PIL import Image
+
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
+        samples = numpy.asarray(picture, dtype=numpy.float64)
+        top = 255 if samples.max() <= 255 and picture.mode == "F" else 65535
+        picture = Image.fromarray(numpy.clip(samples * (255 / top), 0, 255).astype(numpy.uint8))
+    if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+        picture = Image.alpha_composite(white, picture)
+    return picture.convert(mode)
