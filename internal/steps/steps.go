@@ -6,11 +6,13 @@ import (
 	"github.com/insitu-ml/insitu/internal/steps/deployinferencedb"
 	"github.com/insitu-ml/insitu/internal/steps/deploytrainingcode"
 	"github.com/insitu-ml/insitu/internal/steps/evaluatemodel"
+	"github.com/insitu-ml/insitu/internal/steps/uploaddataset"
 )
 
 // All are the six steps in the pipeline's order.
 func All() []step.Spec {
 	return []step.Spec{
+		uploaddataset.Spec(),
 		deploytrainingcode.Spec(),
 		evaluatemodel.Spec(),
 		deployinferencedb.Spec(),
