@@ -3,6 +3,7 @@ package training
 import (
 	"encoding/json"
 	"fmt"
+	"time"
 )
 
 // Sums are totals over rows. Loss is of -log p of the right class, or of squared errors.
@@ -42,15 +43,17 @@ type Epoch struct {
 	Seconds    float64 `json:"seconds"` // of training, the slowest shard's; without merging and validating
 	Shards     []Shard `json:"shards"`
 	Validation *Sums   `json:"validation"` // nil without a validation split
+
+	Recorded time.Time `json:"-"`
 }
 
 // parseEpoch reads checkpoints.metrics.
-func parseEpoch(n int, text string) (Epoch, error) {
+func parseEpoch(n int, text string, at time.Time) (Epoch, error) {
 	e := Epoch{}
 	if err := json.Unmarshal([]byte(text), &e); err != nil {
 		return Epoch{}, fmt.Errorf("metrics of epoch %d: %w", n, err)
 	}
-	e.Epoch = n
+	e.Epoch, e.Recorded = n, at
 	return e, nil
 }
 

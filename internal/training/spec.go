@@ -7,7 +7,7 @@ import (
 	"github.com/insitu-ml/insitu/internal/dataset"
 )
 
-// Spec is what the SQL functions are told about a job, the same for all its epochs and shards.
+// Spec is what the SQL functions are told about a job, the same for all its epochs and shards; database/README.md defines its JSON.
 type Spec struct {
 	Input      Input          `json:"input"`
 	Parameters map[string]any `json:"parameters"` // resolved: every parameter of the app
@@ -17,19 +17,26 @@ type Spec struct {
 
 // Input is what a learner knows about the data: the packs' layout and the train split's statistics.
 type Input struct {
-	Task       string                 `json:"task"`
-	Shape      []int                  `json:"shape"`
-	DType      string                 `json:"dtype"`
-	Range      *[2]float64            `json:"range,omitempty"`
-	Classes    []string               `json:"classes,omitempty"`
-	Statistics dataset.InputStatistic `json:"statistics"`
+	Task       string      `json:"task"`
+	Shape      []int       `json:"shape"`
+	DType      string      `json:"dtype"`
+	Range      *[2]float64 `json:"range,omitempty"`
+	Classes    []string    `json:"classes,omitempty"`
+	Statistics Statistics  `json:"statistics"`
+}
+
+// Statistics are dataset.InputStatistic without what no learner may lean on: minimum and maximum are over all splits.
+type Statistics struct {
+	Shape []int     `json:"shape"`
+	Mean  []float64 `json:"mean"`
+	Std   []float64 `json:"std"`
 }
 
 // InputOf takes from a dataset's manifest what a learner needs.
 func InputOf(m *dataset.Manifest) Input {
 	return Input{
 		Task: m.Task, Shape: m.Input.Shape, DType: m.Input.DType, Range: m.Input.Range,
-		Classes: m.Classes, Statistics: m.Stats,
+		Classes: m.Classes, Statistics: Statistics{m.Stats.Shape, m.Stats.Mean, m.Stats.Std},
 	}
 }
 

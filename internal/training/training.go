@@ -37,7 +37,6 @@ type Job struct {
 	Release   Release
 	Dataset   string // digest
 	PackTable string
-	Shards    int
 	TrainRows int64 // of one epoch, for progress
 	Spec      Spec
 	Epochs    int // at most this many
@@ -60,6 +59,7 @@ type Model struct {
 	Epoch      int // the best one
 	ONNX       []byte
 	ONNXDigest string // SHA-256 in hex
+	Created    time.Time
 }
 
 // Driver holds the sessions of one job and its lock.
@@ -77,7 +77,7 @@ type Driver struct {
 // Open connects and takes the job's lock, so that no second driver works on the job until Close.
 // A lock that another driver keeps longer than LockWait is a temporary fault.
 func Open(ctx context.Context, config postgres.Config, job Job, o Options) (*Driver, error) {
-	d := &Driver{config: config, options: o, job: job, rows: make([]atomic.Int64, job.Shards)}
+	d := &Driver{config: config, options: o, job: job, rows: make([]atomic.Int64, job.Spec.Shards)}
 	lead, err := d.connect(ctx)
 	if err != nil {
 		return nil, err
@@ -123,7 +123,7 @@ func UseSchema(ctx context.Context, c *postgres.Conn, schema string) error {
 // Model returns the job's result, if the job has ended.
 func (d *Driver) Model(ctx context.Context) (m Model, found bool, err error) {
 	m.Job = d.job.ID
-	err = d.lead.QueryRow(ctx, "select epoch, onnx, onnx_digest from models where job = $1", d.job.ID).Scan(&m.Epoch, &m.ONNX, &m.ONNXDigest)
+	err = d.lead.QueryRow(ctx, "select epoch, onnx, onnx_digest, created_at from models where job = $1", d.job.ID).Scan(&m.Epoch, &m.ONNX, &m.ONNXDigest, &m.Created)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Model{}, false, nil
 	}
@@ -133,17 +133,18 @@ func (d *Driver) Model(ctx context.Context) (m Model, found bool, err error) {
 // Epochs returns the recorded epochs in order, without epoch 0.
 func (d *Driver) Epochs(ctx context.Context) ([]Epoch, error) {
 	doing := "read the checkpoints of job " + d.job.ID
-	rows, err := d.lead.Query(ctx, "select epoch, metrics::text from checkpoints where job = $1 and epoch > 0 order by epoch", d.job.ID)
+	rows, err := d.lead.Query(ctx, "select epoch, metrics::text, created_at from checkpoints where job = $1 and epoch > 0 order by epoch", d.job.ID)
 	if err != nil {
 		return nil, wrap(d.lead, err, doing)
 	}
 	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Epoch, error) {
 		var n int
 		var text string
-		if err := row.Scan(&n, &text); err != nil {
+		var at time.Time
+		if err := row.Scan(&n, &text, &at); err != nil {
 			return Epoch{}, err
 		}
-		return parseEpoch(n, text)
+		return parseEpoch(n, text, at)
 	})
 	return list, wrap(d.lead, err, doing)
 }
@@ -224,7 +225,6 @@ func (d *Driver) finish(ctx context.Context, best int) error {
 
 // learned is what a shard brings back from an epoch.
 type learned struct {
-	shard   int
 	state   []byte
 	rows    int64
 	metrics string // JSON
@@ -251,9 +251,10 @@ func (d *Driver) epoch(ctx context.Context, n int) (Epoch, error) {
 
 	doing := fmt.Sprintf("merge, validate and record epoch %d of job %s", n, d.job.ID)
 	var text string
+	var at time.Time
 	err = d.together(ctx, 1, func(ctx context.Context, _ int) error {
 		err := d.lead.QueryRow(ctx, statement("record.sql", d.job), d.job.Release.Digest, d.job.Release.Ordinal,
-			d.job.Spec.text(), d.job.ID, n, states, rows, metrics).Scan(&text)
+			d.job.Spec.text(), d.job.ID, n, states, rows, metrics).Scan(&text, &at)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return fault.AsTemporary(fmt.Errorf("%s: another driver recorded it meanwhile", doing))
 		}
@@ -262,7 +263,7 @@ func (d *Driver) epoch(ctx context.Context, n int) (Epoch, error) {
 	if err != nil {
 		return Epoch{}, err
 	}
-	return parseEpoch(n, text)
+	return parseEpoch(n, text, at)
 }
 
 // fit runs the epoch's training statements side by side and returns what the shards learned, in their order.
@@ -270,7 +271,7 @@ func (d *Driver) fit(ctx context.Context, n int) ([]learned, error) {
 	dialect := dialectOf(d.lead.Dialect)
 	sessions := 1
 	if dialect.sessionPerShard {
-		sessions = d.job.Shards
+		sessions = d.job.Spec.Shards
 	}
 	for len(d.conns) < sessions {
 		c, err := d.connect(ctx)
@@ -292,7 +293,7 @@ func (d *Driver) fit(ctx context.Context, n int) ([]learned, error) {
 			return wrap(d.conns[k], err, doing)
 		}
 		parts[k], err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (l learned, err error) {
-			return l, row.Scan(&l.shard, &l.state, &l.rows, &l.metrics)
+			return l, row.Scan(&l.state, &l.rows, &l.metrics)
 		})
 		return wrap(d.conns[k], err, doing)
 	})
