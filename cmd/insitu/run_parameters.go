@@ -124,7 +124,11 @@ func sourceURL(source string) (string, error) {
 	case source == "":
 		return "", nil
 	case ok && scheme == "file":
-		source = strings.TrimPrefix(rest, "//")
+		path, err := url.PathUnescape(strings.TrimPrefix(rest, "//"))
+		if err != nil {
+			return "", fmt.Errorf("dataset %q: %w", source, err)
+		}
+		source = path
 	case ok && regexp.MustCompile(`^[a-z][a-z0-9+.-]+$`).MatchString(scheme):
 		return source, nil
 	}

@@ -143,7 +143,7 @@ func TestSourceURL(t *testing.T) {
 	}
 	for source, want := range map[string]string{
 		"": "", "https://h/x": "https://h/x", "s3://b/k": "s3://b/k", "file:/a/b": "file:/a/b", "file:///a/b": "file:/a/b",
-		"data.csv": "file:" + here + "/data.csv", "/a/b c.csv": "file:/a/b%20c.csv",
+		"data.csv": "file:" + here + "/data.csv", "/a/b c.csv": "file:/a/b%20c.csv", "file:/a/b%20c.csv": "file:/a/b%20c.csv",
 	} {
 		if got, err := sourceURL(source); err != nil || got != want {
 			t.Errorf("sourceURL(%q) = %q, %v, want %q", source, got, err, want)

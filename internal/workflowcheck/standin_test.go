@@ -25,7 +25,7 @@ test -d "$SERVICE_BINDING_ROOT"
 mkdir -p "$INSITU_OUTPUT_DIR"
 case "$(basename "$0")" in
   upload-dataset) echo data-1 > "$INSITU_OUTPUT_DIR/dataset-digest" ;;
-  deploy-training-code) echo code-1 > "$INSITU_OUTPUT_DIR/code-digest" ;;
+  deploy-training-code) echo code-1 > "$INSITU_OUTPUT_DIR/code-digest"; echo "-- changes" > "$INSITU_OUTPUT_DIR/changelog.sql" ;;
   train-model)
     test "$INSITU_DATASET_DIGEST,$INSITU_CODE_DIGEST" = data-1,code-1
     test "$INSITU_PARAMETERS" = '{"rate": 0.1}'
