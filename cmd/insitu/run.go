@@ -51,6 +51,8 @@ func runCommand(kill <-chan struct{}) *cli.Command {
 		&cli.StringFlag{Name: "bindings", Usage: "`DIRECTORY` with service bindings of your own services; no local services are started", EnvVars: []string{"SERVICE_BINDING_ROOT"}},
 		&cli.StringFlag{Name: "bin", Usage: "`DIRECTORY` with the steps' programs; by default that of insitu itself"},
 		&cli.StringFlag{Name: "output", Usage: "`DIRECTORY` for run.json, logs and reports", Value: ".insitu"},
+		&cli.BoolFlag{Name: "in-memory", Usage: "afterwards train once more outside the database, on the same packs, and compare the results bit for bit"},
+		&cli.StringFlag{Name: "python", Usage: "`PROGRAM` for --in-memory; by default the one that scripts/install.sh set up"},
 		&cli.BoolFlag{Name: "plain", Usage: "no progress bars, a line an event; so it is too without a terminal, and when NO_COLOR or CI is set"},
 		&cli.BoolFlag{Name: explainFlag, Hidden: true},
 	}, serviceFlags()...)
@@ -133,6 +135,9 @@ func (r *pipelineRun) run(ctx context.Context) error {
 		return exitError(result.ExitCode)
 	}
 	r.printSummary(ctx, s, filepath.Join(output, "run.json"))
+	if r.c.Bool("in-memory") {
+		return r.compareInMemory(ctx, result)
+	}
 	return nil
 }
 
