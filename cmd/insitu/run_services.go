@@ -42,8 +42,8 @@ func setting(root, selector, name string) string {
 	return values[name]
 }
 
-// database is the database behind a service binding.
-func database(root, selector string) (postgres.Config, error) {
+// databaseConfig says where the database behind a service binding is, and who connects.
+func databaseConfig(root, selector string) (postgres.Config, error) {
 	v, err := settings(root, selector, "host", "port", "database", "username", "password", "sslmode", "sslrootcert")
 	if err != nil {
 		return postgres.Config{}, err

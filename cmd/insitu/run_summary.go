@@ -73,10 +73,10 @@ func (r *pipelineRun) summarise(result *localrun.Result, took time.Duration) *su
 		}
 	}
 	s.Training.Schema, s.Inference.Schema = r.workflow.Value("schema"), r.workflow.Value("inference-schema")
-	if c, err := database(r.bindings, r.workflow.Value("training-binding")); err == nil {
+	if c, err := databaseConfig(r.bindings, r.workflow.Value("training-binding")); err == nil {
 		s.Training.DSN = c.URL()
 	}
-	if c, err := database(r.bindings, r.workflow.Value("inference-binding")); err == nil {
+	if c, err := databaseConfig(r.bindings, r.workflow.Value("inference-binding")); err == nil {
 		s.Inference.DSN = c.URL()
 	}
 	s.MLflowURL, s.S3 = setting(r.bindings, "mlflow", "uri"), setting(r.bindings, "s3", "endpoint")
@@ -236,7 +236,7 @@ func shorten(text string, length int) string {
 
 // connect opens a session with the database of the selected service binding.
 func (r *pipelineRun) connect(ctx context.Context, selector string) (*postgres.Conn, error) {
-	c, err := database(r.bindings, selector)
+	c, err := databaseConfig(r.bindings, selector)
 	if err != nil {
 		return nil, err
 	}
