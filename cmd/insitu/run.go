@@ -290,9 +290,13 @@ func (r *pipelineRun) environment() []string {
 	return out
 }
 
+// display is bars on a terminal that is high enough, else plain lines.
 func (r *pipelineRun) display(tasks []string) display {
 	f, ok := r.stderr.(*os.File)
-	if r.c.Bool("plain") || !ok || !term.IsTerminal(int(f.Fd())) || os.Getenv("NO_COLOR") != "" || os.Getenv("CI") != "" || os.Getenv("TERM") == "dumb" {
+	if r.c.Bool("plain") || !ok || os.Getenv("NO_COLOR") != "" || os.Getenv("CI") != "" || os.Getenv("TERM") == "dumb" {
+		return newPlain(r.stderr, tasks)
+	}
+	if _, height, err := term.GetSize(int(f.Fd())); err != nil || height <= len(tasks) {
 		return newPlain(r.stderr, tasks)
 	}
 	return newBars(r.stderr, tasks)

@@ -142,6 +142,9 @@ type barState struct {
 	text    string
 }
 
+// maxText is how many letters stand beside a bar: the rest of a long one is in the summary and the log.
+const maxText = 64
+
 // barTotal is the length of every bar, in thousandths.
 const barTotal = 1000
 
@@ -173,7 +176,7 @@ func (b *bars) describe(s *barState) string {
 		text += fmt.Sprintf(" %6.1f s", seconds)
 	}
 	if s.text != "" {
-		text += "  " + s.text
+		text += "  " + shorten(s.text, maxText)
 	}
 	return text
 }

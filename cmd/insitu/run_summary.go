@@ -119,9 +119,10 @@ func (r *pipelineRun) printSummary(ctx context.Context, s *summary, file string)
 	row := func(name, format string, args ...any) {
 		fmt.Fprintf(table, "%s\t"+format+"\n", append([]any{name}, args...)...)
 	}
-	if len(s.Metrics) > 0 {
-		row("Accuracy on held-out data", "%.4f", s.Metrics["accuracy"])
-		row("Macro-F1 on held-out data", "%.4f", s.Metrics["f1"])
+	for _, metric := range [][2]string{{"accuracy", "Accuracy on held-out data"}, {"f1", "Macro-F1 on held-out data"}} {
+		if value, ok := s.Metrics[metric[0]]; ok {
+			row(metric[1], "%.4f", value)
+		}
 	}
 	if s.Model.Name != "" {
 		row("Model", "%s version %s, %s", s.Model.Name, s.Model.Version, orText(aliasText(s.Model.Alias), "not promoted"))
@@ -227,11 +228,13 @@ func (r *pipelineRun) changelog(ctx context.Context, selector, schema string) er
 	return postgres.Wrap(rows.Err(), "read changelog")
 }
 
+// shorten cuts a text to a number of letters.
 func shorten(text string, length int) string {
-	if len(text) <= length {
+	letters := []rune(text)
+	if len(letters) <= length {
 		return text
 	}
-	return text[:length-3] + "..."
+	return string(letters[:length-3]) + "..."
 }
 
 // connect opens a session with the database of the selected service binding.
