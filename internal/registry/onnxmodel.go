@@ -19,7 +19,7 @@ type ONNXModel struct {
 	// Packages are the Python packages and versions the model was made with.
 	// What MLflow needs to load the model becomes a requirement, pinned if it is here.
 	Packages map[string]string
-	Python   string         // version of the Python that made it, such as 3.11.2
+	Python   string         // version of the Python that made it, such as 3.11.2; may be empty
 	Created  time.Time      // stored in the model
 	Details  map[string]any // becomes insitu.json beside the model: digests, labels, how to read the output
 }
@@ -64,6 +64,12 @@ func (m ONNXModel) Files() (map[string][]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode model details: %w", err)
 	}
+	python := "python"
+	environment := map[string]any{"build_dependencies": []string{"pip", "setuptools", "wheel"}, "dependencies": []string{"-r requirements.txt"}}
+	if m.Python != "" {
+		python += "=" + m.Python
+		environment["python"] = m.Python
+	}
 	files := map[string][]byte{
 		"model.onnx":       m.ONNX,
 		"insitu.json":      append(details, '\n'),
@@ -74,13 +80,11 @@ func (m ONNXModel) Files() (map[string][]byte, error) {
 		files["requirements.txt"] = append(files["requirements.txt"], r+"\n"...)
 	}
 	for name, v := range map[string]any{
-		"MLmodel": mlmodel,
-		"python_env.yaml": map[string]any{
-			"python": m.Python, "build_dependencies": []string{"pip", "setuptools", "wheel"}, "dependencies": []string{"-r requirements.txt"},
-		},
+		"MLmodel":         mlmodel,
+		"python_env.yaml": environment,
 		"conda.yaml": map[string]any{
 			"name": "mlflow-env", "channels": []string{"conda-forge"},
-			"dependencies": []any{"python=" + m.Python, "pip", map[string]any{"pip": requirements}},
+			"dependencies": []any{python, "pip", map[string]any{"pip": requirements}},
 		},
 	} {
 		if files[name], err = yaml.Marshal(v); err != nil {

@@ -2,6 +2,7 @@ package training
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -55,4 +56,24 @@ func absent(err error, doing, step string) error {
 		return fault.AsConfiguration(fmt.Errorf("%s: it is not there; run %s first, with the same schema", doing, step))
 	}
 	return postgres.Wrap(err, doing)
+}
+
+// Libraries are the versions of Python and of the packages that models are made with, by name,
+// as the schema's function library_versions tells them; none if the schema was deployed without it.
+func Libraries(ctx context.Context, c *postgres.Conn, schema string) (map[string]string, error) {
+	doing := fmt.Sprintf("ask schema %q for its library versions", schema)
+	var known bool
+	err := c.QueryRow(ctx, "select exists (select 1 from pg_proc p join pg_namespace n on n.oid = p.pronamespace where p.proname = 'library_versions' and n.nspname = $1)", schema).Scan(&known)
+	if err != nil || !known {
+		return nil, postgres.Wrap(err, doing)
+	}
+	var text []byte
+	if err := c.QueryRow(ctx, "select "+postgres.Ident(schema, "library_versions")+"()::text").Scan(&text); err != nil {
+		return nil, postgres.Wrap(err, doing)
+	}
+	versions := map[string]string{}
+	if err := json.Unmarshal(text, &versions); err != nil {
+		return nil, fmt.Errorf("%s: expected a JSON object of texts: %w", doing, err)
+	}
+	return versions, nil
 }

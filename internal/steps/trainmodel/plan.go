@@ -1,0 +1,123 @@
+package trainmodel
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/insitu-ml/insitu/internal/dataset"
+	"github.com/insitu-ml/insitu/internal/fault"
+	"github.com/insitu-ml/insitu/internal/mlapp"
+	"github.com/insitu-ml/insitu/internal/postgres"
+	"github.com/insitu-ml/insitu/internal/training"
+)
+
+// wanted is what the user asked for.
+type wanted struct {
+	schema, code, dataset string
+	epochs                int            // 0: not given
+	parameters            map[string]any // numbers are json.Number
+	seed                  int64
+	gitSHA                string
+}
+
+// plan is a job that can be trained, and what the registry is told about it.
+type plan struct {
+	job       training.Job
+	manifest  mlapp.Manifest
+	data      *dataset.Manifest
+	gitSHA    string
+	libraries map[string]string // versions in the database, python among them; empty when the schema cannot tell
+	server    string            // the database's version
+}
+
+// accuracy says whether there is such a thing.
+func (p plan) accuracy() bool { return p.data.Task == dataset.Classification }
+
+// plan reads the deployed app and the dataset, resolves the parameters and checks that it all fits.
+// It writes nothing; all problems are returned at once, as a configuration fault.
+func (w wanted) plan(ctx context.Context, config postgres.Config) (plan, error) {
+	c, err := postgres.Connect(ctx, config, postgres.Options{})
+	if err != nil {
+		return plan{}, err
+	}
+	defer c.Close()
+	release, releaseErr := training.ReadRelease(ctx, c, w.schema, w.code)
+	data, dataErr := training.ReadDataset(ctx, c, w.schema, w.dataset)
+	if err := both(releaseErr, dataErr); err != nil {
+		return plan{}, err
+	}
+	p := plan{data: data, gitSHA: w.gitSHA, server: c.Dialect.Version}
+	if p.gitSHA == "" {
+		p.gitSHA = release.GitSHA
+	}
+	if err := json.Unmarshal(release.Manifest, &p.manifest); err != nil {
+		return plan{}, fmt.Errorf("manifest of release %q: %w", w.code, err)
+	}
+	parameters, err := w.resolve(&p.manifest)
+	if err := errors.Join(err, fits(&p.manifest, data)); err != nil {
+		return plan{}, fault.AsConfiguration(err)
+	}
+	if p.libraries, err = training.Libraries(ctx, c, w.schema); err != nil {
+		return plan{}, err
+	}
+	p.job = training.Job{
+		Release: release, Dataset: data.Digest, PackTable: data.Table, TrainRows: data.Splits.Train.Rows,
+		Spec:   training.Spec{Input: training.InputOf(data), Parameters: parameters, Seed: w.seed, Shards: data.Shards},
+		Epochs: int(parameters["epochs"].(int64)), Patience: int(parameters["patience"].(int64)),
+	}
+	p.job.ID, err = mlapp.JobID(release.Digest, data.Digest, parameters, w.seed)
+	return p, err
+}
+
+// both returns the errors of two reads: joined when they are both mistakes of the user, else the graver one.
+func both(a, b error) error {
+	switch {
+	case a == nil, b == nil:
+		return errors.Join(a, b)
+	case fault.Of(a) == fault.Configuration && fault.Of(b) == fault.Configuration:
+		return fault.AsConfiguration(errors.Join(a, b))
+	case fault.Of(a) == fault.Configuration:
+		return b
+	}
+	return a
+}
+
+// resolve adds --epochs to --parameters and checks them against the app's declaration.
+func (w wanted) resolve(m *mlapp.Manifest) (map[string]any, error) {
+	given := maps.Clone(w.parameters)
+	if given == nil {
+		given = map[string]any{}
+	}
+	var problem error
+	if w.epochs > 0 {
+		if other, twice := given["epochs"]; twice && fmt.Sprint(other) != fmt.Sprint(w.epochs) {
+			problem = fmt.Errorf("--epochs is %d and --parameters says %v, expected one of them", w.epochs, other)
+		}
+		given["epochs"] = w.epochs
+	}
+	parameters, err := m.Resolve(given)
+	return parameters, errors.Join(problem, err)
+}
+
+// fits says why an app cannot be trained on a dataset.
+func fits(m *mlapp.Manifest, data *dataset.Manifest) error {
+	var problems []error
+	problem := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
+	if m.Task != data.Task {
+		problem("the ML app %q is for %s, the dataset for %s", m.Name, m.Task, data.Task)
+	}
+	if !slices.Equal(m.Input.Shape, data.Input.Shape) || m.Input.DType != data.Input.DType {
+		problem("the ML app %q takes %s %v, the dataset holds %s %v", m.Name, m.Input.DType, m.Input.Shape, data.Input.DType, data.Input.Shape)
+	}
+	if len(m.Input.Labels) > 0 && !slices.Equal(m.Input.Labels, data.Classes) {
+		problem("the ML app %q has the classes %q, the dataset %q", m.Name, m.Input.Labels, data.Classes)
+	}
+	if data.Splits.Train.Rows == 0 {
+		problem("the dataset has no rows in its train split")
+	}
+	return errors.Join(problems...)
+}

@@ -1,0 +1,170 @@
+// Package trainmodel is the step that trains an ML app inside the database and registers the result.
+package trainmodel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/insitu-ml/insitu/internal/changelog"
+	"github.com/insitu-ml/insitu/internal/registry"
+	"github.com/insitu-ml/insitu/internal/services"
+	"github.com/insitu-ml/insitu/internal/step"
+	"github.com/insitu-ml/insitu/internal/training"
+)
+
+// Spec declares the step.
+func Spec() step.Spec {
+	zero, one := 0.0, 1.0
+	flags := []step.Flag{
+		{Name: "schema", Usage: "schema in the training database", Required: true},
+		{Name: "code-digest", Usage: "digest of the deployed ML app (output of deploy-training-code)", Required: true},
+		{Name: "dataset-digest", Usage: "digest of the dataset (output of upload-dataset)", Required: true},
+		{Name: "epochs", Usage: "times the training data is gone through; when unset, the ML app's default", Kind: step.Int, Min: &one},
+		{Name: "parameters", Usage: "hyper-parameters as a JSON object; those left out have the ML app's defaults", Kind: step.JSON},
+		{Name: "seed", Usage: "seed of the initial state and of everything random in training", Kind: step.Int, Default: "0", Min: &zero},
+		{Name: "experiment", Usage: "MLflow experiment; when unset, the ML app's name"},
+		{Name: "git-sha", Usage: "commit of the ML app, for the tag git_sha; when unset, the one it was deployed with"},
+		{Name: "lock-wait", Usage: "how long to wait while another driver trains the same job", Kind: step.Duration, Default: "30s"},
+	}
+	flags = append(flags, services.TrainingFlags()...)
+	flags = append(flags, services.MLflowFlags()...)
+	return step.Spec{
+		Name:    "train-model",
+		Summary: "Trains the ML app inside the database, epoch by epoch, and registers the model in MLflow",
+		Description: "The examples do not leave the database: each shard of the dataset is trained on by a session of its own (by its segment on Greenplum), " +
+			"then one statement merges the shards, scores the validation split and records the epoch. " +
+			"The test split is not touched.\n\n" +
+			"A training is a job: data, code, parameters and seed. " +
+			"The step can be killed at any moment; the next one resumes after the last recorded epoch and ends with the same bytes. " +
+			"When it is stopped, it cancels its statements in the database before it ends. " +
+			"A job whose model is registered already is not trained again: `trained` is `false`, `reason` says so, and the outputs are that version's.\n\n" +
+			"The best epoch by validation loss becomes the model; a `patience` among the parameters stops the training after so many epochs without a better one. " +
+			"It is exported as ONNX and registered as one model version a job, which `mlflow.pyfunc.load_model` can load. " +
+			"The version has the tags `insitu.job`, `insitu.code-digest`, `insitu.dataset-digest`, `insitu.onnx-digest` and `git_sha`.\n\n" +
+			"The learning curve goes to MLflow epoch by epoch: `loss`, `accuracy`, `validation_loss`, `validation_accuracy`, `rows_per_second`, `epoch_seconds`, `shard_skew`. " +
+			"A point that MLflow does not take is sent again at the end.",
+		Flags: flags,
+		Outputs: []step.Output{
+			{Name: "model-name", Usage: "registered model"},
+			{Name: "model-version", Usage: "version of this job"},
+			{Name: "run-id", Usage: "MLflow run of the version"},
+			{Name: "job", Usage: "digest of data, code, parameters and seed"},
+			{Name: "epochs-trained", Usage: "recorded epochs of the job"},
+			{Name: "trained", Usage: "true, or false if the version was there already"},
+			{Name: "validation-accuracy", Usage: "of the model's epoch; empty for regression and without a validation split"},
+			{Name: "reason", Usage: "one line that says what was done"},
+		},
+		Examples: []step.Example{{
+			Text:    "Train for three epochs with a smaller learning rate",
+			Command: `train-model --schema=team-a --code-digest=4f0c... --dataset-digest=91ab... --epochs=3 --parameters='{"learning_rate": 0.001}'`,
+		}},
+		Run: run,
+	}
+}
+
+func run(ctx context.Context, in *step.Input) error {
+	database, mlflow := services.Training(in), services.MLflow(in)
+	w := wanted{
+		schema: in.String("schema"), code: in.String("code-digest"), dataset: in.String("dataset-digest"),
+		parameters: in.JSON("parameters"), seed: int64(in.Int("seed")), gitSHA: in.String("git-sha"),
+	}
+	if in.IsSet("epochs") {
+		w.epochs = in.Int("epochs")
+	}
+	experiment, wait := in.String("experiment"), in.Duration("lock-wait")
+	if err := in.Validate(mlflow.Check(), changelog.CheckSchema(w.schema),
+		checkDigest("code-digest", w.code), checkDigest("dataset-digest", w.dataset), checkWait(wait)); err != nil {
+		return err
+	}
+	models, err := registry.New(registry.Config{URI: mlflow.URI, Username: mlflow.Username, Password: mlflow.Password, Token: mlflow.Token})
+	if err != nil {
+		return err
+	}
+	p, err := w.plan(ctx, database)
+	if err != nil {
+		return err
+	}
+	if experiment == "" {
+		experiment = p.manifest.Name
+	}
+
+	rec := &record{models: models, plan: p, log: in.Log}
+	driver, err := training.Open(ctx, database, p.job, training.Options{Schema: w.schema, LockWait: wait, Epoch: rec.epoch(ctx), Progress: in.Progress})
+	if err != nil {
+		return err
+	}
+	defer driver.Close() // keeps the lock until the version is registered
+
+	model, trained, err := driver.Model(ctx)
+	if err != nil {
+		return err
+	}
+	version, registered, err := rec.registered(ctx)
+	if err != nil {
+		return err
+	}
+	result := outcome{version: version, model: model}
+	if trained && registered {
+		err = rec.confirm(ctx, version, model)
+	} else {
+		result, err = rec.train(ctx, driver, experiment)
+	}
+	if err != nil {
+		return err
+	}
+	curve, err := driver.Epochs(ctx)
+	if err != nil {
+		return err
+	}
+	result.write(in, p, curve)
+	return nil
+}
+
+// outcome is what the step ends with.
+type outcome struct {
+	version registry.ModelVersion
+	model   training.Model
+	created bool // the version, by this step
+}
+
+func (o outcome) write(in *step.Input, p plan, curve []training.Epoch) {
+	reason := fmt.Sprintf("registered version %d: epoch %d of %d was the best", o.version.Version, o.model.Epoch, len(curve))
+	if !o.created {
+		reason = fmt.Sprintf("same data, code and parameters as version %d", o.version.Version)
+	}
+	accuracy := ""
+	for _, e := range curve {
+		if e.Epoch == o.model.Epoch && e.Validation != nil && p.accuracy() {
+			accuracy = strconv.FormatFloat(e.Validation.Accuracy(), 'g', 6, 64)
+		}
+	}
+	in.Log.Info("model", zap.String("model", o.version.Name), zap.Int("version", o.version.Version), zap.Bool("trained", o.created), zap.String("reason", reason))
+	in.Output("model-name", o.version.Name)
+	in.Output("model-version", strconv.Itoa(o.version.Version))
+	in.Output("run-id", o.version.RunID)
+	in.Output("job", p.job.ID)
+	in.Output("epochs-trained", strconv.Itoa(len(curve)))
+	in.Output("trained", strconv.FormatBool(o.created))
+	in.Output("validation-accuracy", accuracy)
+	in.Output("reason", reason)
+}
+
+func checkDigest(flag, value string) error {
+	if value != "" && (len(value) != 64 || strings.Trim(value, "0123456789abcdef") != "") {
+		return fmt.Errorf("--%s is %q, expected 64 hexadecimal digits in lower case", flag, value)
+	}
+	return nil
+}
+
+func checkWait(d time.Duration) error {
+	if d < 0 {
+		return errors.New("--lock-wait is negative, expected 0s or more")
+	}
+	return nil
+}
