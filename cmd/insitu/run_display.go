@@ -71,7 +71,7 @@ func epochLine(log map[string]any) string {
 		if !ok || !(strings.Contains(name, "loss") || strings.Contains(name, "accuracy")) {
 			continue
 		}
-		text += fmt.Sprintf(", %s %.4f", strings.ReplaceAll(name, "_", " "), value)
+		text += fmt.Sprintf(", %s %.4f", strings.NewReplacer("_", " ", "-", " ").Replace(name), value)
 	}
 	return text
 }

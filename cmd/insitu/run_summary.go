@@ -68,7 +68,7 @@ func (r *pipelineRun) summarise(result *localrun.Result, took time.Duration) *su
 	metric("validation_accuracy", outputs["train-model"]["validation-accuracy"])
 	s.Model = modelSummary{Name: outputs["train-model"]["model-name"], Version: outputs["train-model"]["model-version"], RunID: outputs["train-model"]["run-id"]}
 	for _, step := range result.Steps {
-		if step.Name == "promote-model-to-staging" && step.Status == localrun.Succeeded {
+		if step.Name == "promote-model-to-staging" && step.Status == localrun.Succeeded && step.Outputs["promoted"] == "true" {
 			s.Model.Alias = r.workflow.Value("model-stage")
 		}
 	}
