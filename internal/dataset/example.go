@@ -157,7 +157,7 @@ type layout struct {
 }
 
 // layoutOf reads an input shape as an image: [height, width], [channels, height, width] or [height, width, channels]
-// with 1 or 3 channels.
+// with 1 or 3 channels; what could be either has its channels first.
 func layoutOf(shape []int) (layout, bool) {
 	switch {
 	case len(shape) == 2:

@@ -19,8 +19,8 @@ type Pack struct {
 
 const (
 	labelBytes = 4
-	// bucketBytes is what one shuffle bucket should hold: it is read into memory whole.
-	bucketBytes = 16 << 20
+	// defaultBucket is what one shuffle bucket should hold, in bytes: it is read into memory whole.
+	defaultBucket = 16 << 20
 	// maxBuckets bounds the write buffers; beyond 8 GiB of data the buckets grow instead.
 	maxBuckets = 512
 	// chunkBytes is a bucket's write buffer. Larger records are written one by one.
@@ -50,7 +50,7 @@ type chunk struct {
 	size   int
 }
 
-func newBuckets(workDir string, m *Manifest) (*buckets, error) {
+func newBuckets(workDir string, m *Manifest, bucketBytes int64) (*buckets, error) {
 	b := &buckets{manifest: m, record: labelBytes + m.Input.Bytes(), random: random(m.Split.Seed, scatterStream)}
 	total := m.Rows * int64(b.record)
 	size := max(bucketBytes, (total+maxBuckets-1)/maxBuckets)

@@ -115,7 +115,7 @@ func (p *Plan) prepare(ctx context.Context, workDir string) (*Prepared, error) {
 	if n := m.Splits.Train.Packs; n < int64(o.Shards) {
 		return nil, fmt.Errorf("%d shards, but the %d rows for training make only %d packs of %d: lower the shards or the pack size", o.Shards, m.Splits.Train.Rows, n, o.PackSize)
 	}
-	b, err := newBuckets(workDir, m)
+	b, err := newBuckets(workDir, m, defaultBucket)
 	if err != nil {
 		return nil, err
 	}
