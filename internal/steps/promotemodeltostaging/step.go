@@ -1,0 +1,174 @@
+// Package promotemodeltostaging is the step that moves the registry's alias to the evaluated model version, if it passed.
+package promotemodeltostaging
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/insitu-ml/insitu/internal/registry"
+	"github.com/insitu-ml/insitu/internal/services"
+	"github.com/insitu-ml/insitu/internal/step"
+)
+
+// Tags of a promoted version. Those with an alias in their name come after a dot: insitu.promoted-at.staging.
+const (
+	tagPromotedAt = "insitu.promoted-at."
+	tagPrevious   = "insitu.previous-version."
+	tagReason     = "insitu.promoted-because."
+)
+
+// Spec declares the step.
+func Spec() step.Spec {
+	one := 1.0
+	flags := []step.Flag{
+		{Name: "model-name", Usage: "registered model", Required: true},
+		{Name: "model-version", Usage: "version to promote: the evaluated one", Kind: step.Int, Min: &one, Required: true},
+		{Name: "passed", Usage: "whether the version passed the evaluation", Kind: step.Bool, Required: true},
+		{Name: "reason", Usage: "why it passed or not, as evaluate-model said"},
+		{Name: "alias", Usage: "alias to move", Default: "staging"},
+	}
+	flags = append(flags, services.MLflowFlags()...)
+	return step.Spec{
+		Name:    "promote-model-to-staging",
+		Summary: "Moves the registry alias to exactly the evaluated version, if it passed",
+		Description: "The alias moves in one call to the version that was evaluated, never to a guessed one; the holder until then is the output `previous-version`. " +
+			"The version is tagged before: `insitu.promoted-at.<alias>`, `insitu.previous-version.<alias>` and `insitu.promoted-because.<alias>`; " +
+			"digests, metrics and `git_sha` are its tags since train-model and evaluate-model. " +
+			"The aliases staging and production also set the stage of that name where the server still has stages.\n\n" +
+			"A version that did not pass is refused: nothing changes, `promoted` is `false`, the log says why, and the step ends with exit code 0, because that is a result and no failure. " +
+			"Running the step again changes nothing.",
+		Flags: flags,
+		Outputs: []step.Output{
+			{Name: "promoted", Usage: "true if the version holds the alias now, false if it was refused"},
+			{Name: "model-version", Usage: "version that holds the alias now; empty if none does"},
+			{Name: "previous-version", Usage: "version that held the alias before this one; empty if none did"},
+		},
+		Examples: []step.Example{{
+			Text:    "Promote version 4 of cifar_cnn",
+			Command: "promote-model-to-staging --model-name=cifar_cnn --model-version=4 --passed=true",
+		}},
+		Run: run,
+	}
+}
+
+func run(ctx context.Context, in *step.Input) error {
+	mlflow := services.MLflow(in)
+	p := promotion{
+		model: in.String("model-name"), version: in.Int("model-version"), alias: in.String("alias"), reason: in.String("reason"), log: in.Log, now: time.Now,
+	}
+	passed := in.Bool("passed")
+	if err := in.Validate(mlflow.Check(), checkAlias(p.alias)); err != nil {
+		return err
+	}
+	models, err := registry.New(registry.Config{URI: mlflow.URI, Username: mlflow.Username, Password: mlflow.Password, Token: mlflow.Token})
+	if err != nil {
+		return err
+	}
+	p.models = models
+	holder, previous := 0, 0
+	if passed {
+		holder = p.version
+		previous, err = p.promote(ctx)
+	} else {
+		in.Log.Warn("refused: the version did not pass", zap.String("model", p.model), zap.Int("version", p.version), zap.String("reason", p.reason))
+		var v registry.ModelVersion
+		v, err = p.holder(ctx)
+		holder = v.Version
+	}
+	if err != nil {
+		return err
+	}
+	in.Output("promoted", strconv.FormatBool(passed))
+	in.Output("model-version", number(holder))
+	in.Output("previous-version", number(previous))
+	return nil
+}
+
+// promotion moves an alias.
+type promotion struct {
+	models *registry.Client
+	model  string
+	// version is the evaluated one.
+	version       int
+	alias, reason string
+	log           *zap.Logger
+	now           func() time.Time
+}
+
+// promote gives the alias to the version and returns who held it before, 0 for nobody.
+// It tags first and moves last: a version that holds the alias has its tags, whenever the step is killed.
+func (p promotion) promote(ctx context.Context) (previous int, err error) {
+	version, err := p.models.ModelVersion(ctx, p.model, p.version)
+	if err != nil {
+		return 0, err
+	}
+	holder, err := p.holder(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if holder.Version == p.version {
+		previous, _ = strconv.Atoi(version.Tags[tagPrevious+p.alias]) // empty: nobody
+		p.log.Info("the version holds the alias already", zap.String("model", p.model), zap.Int("version", p.version), zap.String("alias", p.alias))
+		return previous, p.stage(ctx, version)
+	}
+	tags := []struct{ name, value string }{
+		{tagPrevious + p.alias, number(holder.Version)},
+		{tagReason + p.alias, p.reason},
+		{tagPromotedAt + p.alias, p.now().UTC().Format(time.RFC3339)},
+	}
+	for _, tag := range tags {
+		if err := p.models.SetVersionTag(ctx, p.model, p.version, tag.name, tag.value); err != nil {
+			return 0, err
+		}
+	}
+	if err := p.models.SetAlias(ctx, p.model, p.alias, p.version); err != nil {
+		return 0, err
+	}
+	p.log.Info("the alias moved", zap.String("model", p.model), zap.String("alias", p.alias), zap.Int("version", p.version), zap.String("previous", number(holder.Version)))
+	return holder.Version, p.stage(ctx, version)
+}
+
+// holder is the version that holds the alias, version 0 if none does.
+func (p promotion) holder(ctx context.Context) (registry.ModelVersion, error) {
+	v, err := p.models.Alias(ctx, p.model, p.alias)
+	if errors.Is(err, registry.ErrNotFound) {
+		return registry.ModelVersion{}, nil
+	}
+	return v, err
+}
+
+// stage sets the legacy stage that has the alias's name, if there is one and the server still has stages.
+func (p promotion) stage(ctx context.Context, version registry.ModelVersion) error {
+	stage := map[string]string{"staging": "Staging", "production": "Production"}[strings.ToLower(p.alias)]
+	if stage == "" || version.Stage == stage {
+		return nil
+	}
+	supported, err := p.models.TransitionStage(ctx, p.model, p.version, stage)
+	if err == nil && !supported {
+		p.log.Info("the registry has no stages; the alias alone says what is promoted", zap.String("alias", p.alias))
+	}
+	return err
+}
+
+// checkAlias refuses what MLflow refuses.
+func checkAlias(name string) error {
+	if !regexp.MustCompile(`^[A-Za-z0-9_-]{1,255}$`).MatchString(name) || regexp.MustCompile(`^(?i:v[0-9]+|latest)$`).MatchString(name) {
+		return fmt.Errorf("--alias is %q, expected letters, digits, %q and %q, and neither %q nor a version like %q", name, "_", "-", "latest", "v1")
+	}
+	return nil
+}
+
+// number prints a version; nobody's is empty.
+func number(version int) string {
+	if version == 0 {
+		return ""
+	}
+	return strconv.Itoa(version)
+}
