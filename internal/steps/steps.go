@@ -6,6 +6,8 @@ import (
 	"github.com/insitu-ml/insitu/internal/steps/deployinferencedb"
 	"github.com/insitu-ml/insitu/internal/steps/deploytrainingcode"
 	"github.com/insitu-ml/insitu/internal/steps/evaluatemodel"
+	"github.com/insitu-ml/insitu/internal/steps/promotemodeltostaging"
+	"github.com/insitu-ml/insitu/internal/steps/trainmodel"
 	"github.com/insitu-ml/insitu/internal/steps/uploaddataset"
 )
 
@@ -14,7 +16,9 @@ func All() []step.Spec {
 	return []step.Spec{
 		uploaddataset.Spec(),
 		deploytrainingcode.Spec(),
+		trainmodel.Spec(),
 		evaluatemodel.Spec(),
+		promotemodeltostaging.Spec(),
 		deployinferencedb.Spec(),
 	}
 }
