@@ -37,6 +37,7 @@ const Author = "insitu"
 const (
 	rollbackMark = "-- rollback"  // what follows undoes what stands before
 	onChangeMark = "-- on change" // first line: the changeset runs again when it changes
+	bundleMark   = "$bundle$"     // quotes a bundle, whose Python can hold anything
 )
 
 // greenplumMark is a comment that holds a clause only Greenplum understands.
@@ -77,6 +78,13 @@ func parse(id, text string) (Changeset, error) {
 		return c, fmt.Errorf("changeset %q: expected a line %q and below it the SQL that undoes the rest", id, rollbackMark)
 	}
 	c.Comment, forward = header(forward)
+	if pieces := strings.Split(forward, bundleMark); len(pieces) == 3 {
+		literal, err := Literal(pieces[1])
+		if err != nil {
+			return c, fmt.Errorf("changeset %q: bundle: %w", id, err)
+		}
+		forward = pieces[0] + literal + pieces[2]
+	}
 	c.SQL, c.Rollback = strings.TrimSpace(forward), strings.TrimSpace(back)
 	return c, nil
 }

@@ -58,7 +58,7 @@ type target struct {
 // run executes one Liquibase command on a changelog, which may be nil for commands that need none.
 // It returns after the process has ended, also when ctx is cancelled.
 func (l Liquibase) run(ctx context.Context, t target, changelog []byte, command string, args ...string) error {
-	dir, err := os.MkdirTemp(l.TempDir, "liquibase-")
+	dir, err := os.MkdirTemp(l.TempDir, "insitu-liquibase-")
 	if err != nil {
 		return fmt.Errorf("make a directory for Liquibase: %w", err)
 	}

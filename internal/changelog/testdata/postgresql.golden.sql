@@ -13,6 +13,14 @@ create table jobs (id text) /* greenplum: distributed by (id) */;
 create or replace function f() returns int language sql as 'select 1';
 --rollback drop function f();
 
+--changeset insitu:0003-runtime splitStatements:false rollbackSplitStatements:false stripComments:false runOnChange:true
+--comment: What it runs. Code generated.
+create function b() returns text language sql as $f$ select E''
+  '{"a.py":"x = ''\044{y}''\\n'
+  '--rollback\\n'
+  '"}'::text $f$;
+--rollback drop function b();
+
 --changeset insitu:release-1-0123456789ab splitStatements:false rollbackSplitStatements:false stripComments:false
 --comment: app "digits" _{x}_
 insert into releases select
