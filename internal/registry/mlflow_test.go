@@ -11,28 +11,17 @@ import (
 	"time"
 
 	"github.com/insitu-ml/insitu/internal/registry"
+	"github.com/insitu-ml/insitu/internal/registry/registrytest"
 )
 
-// mlflow returns a client of the real server.
+// mlflow is a client of the real server.
 func mlflow(t *testing.T) *registry.Client {
 	t.Helper()
-	client, err := registry.New(registry.Config{URI: os.Getenv("SCRATCH_MLFLOW")})
+	client, err := registry.New(registrytest.Real(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return client
-}
-
-// mlflowPython is a Python that has mlflow, onnx and onnxruntime; the test is skipped without one.
-func mlflowPython(t *testing.T) string {
-	t.Helper()
-	for _, python := range []string{os.Getenv("INSITU_TEST_MLFLOW_PYTHON"), "/var/cache/insitu/mlflow-venv/bin/python"} {
-		if python != "" && exec.Command(python, "-c", "import mlflow.onnx, onnxruntime").Run() == nil {
-			return python
-		}
-	}
-	t.Skip("no Python with mlflow and onnxruntime: set INSITU_TEST_MLFLOW_PYTHON")
-	return ""
 }
 
 // unique keeps tests that share a server apart.
@@ -88,7 +77,7 @@ func TestRunsOnARealServer(t *testing.T) {
 
 func TestPythonLoadsAndPredictsWithARegisteredModel(t *testing.T) {
 	t.Parallel()
-	python := mlflowPython(t)
+	python := registrytest.Python(t)
 	ctx, c, name := t.Context(), mlflow(t), unique(t)
 	onnx := makeONNX(t, python)
 	experiment, err := c.EnsureExperiment(ctx, name)

@@ -83,7 +83,7 @@ func forget(t *testing.T, f *trainingtest.Fixture) {
 
 func TestATrainingLearnsAndRecordsEverything(t *testing.T) {
 	t.Parallel()
-	config, schema := server(t)
+	config, schema := trainingtest.Server(t)
 	f := trainingtest.New(t, config, schema, 2)
 	j := job(t, f, 7, nil)
 	var curve []training.Epoch
@@ -132,7 +132,7 @@ func TestATrainingLearnsAndRecordsEverything(t *testing.T) {
 
 func TestOneSQLCallLeavesTheSameRows(t *testing.T) {
 	t.Parallel()
-	config, schema := server(t)
+	config, schema := trainingtest.Server(t)
 	f := trainingtest.New(t, config, schema, 2)
 	j := job(t, f, 7, map[string]any{"learning_rate": 0.25, "patience": 1})
 	model, err := train(t.Context(), f, j, training.Options{})
@@ -187,7 +187,7 @@ func equal(a, b [][]byte) bool {
 
 func TestALostSessionIsTemporaryAndTheNextRunEndsWithTheSameBytes(t *testing.T) {
 	t.Parallel()
-	config, schema := server(t)
+	config, schema := trainingtest.Server(t)
 	f := trainingtest.New(t, config, schema, 2)
 	j := job(t, f, 1, map[string]any{"delay": 0.02})
 	if _, err := train(t.Context(), f, j, training.Options{}); err != nil {
@@ -239,7 +239,7 @@ func endOne(t *testing.T, c *postgres.Conn, schema, like string) {
 	for range 2000 {
 		var n int
 		err := c.QueryRow(context.Background(), `select count(pg_terminate_backend(pid)) from (
-			select pid from pg_stat_activity where state = 'active' and query like $1 and application_name = left($2, 63) limit 1) one`, like, schema).Scan(&n)
+			select pid from pg_stat_activity where state = 'active' and query like $1 and application_name = $2 limit 1) one`, like, schema).Scan(&n)
 		if err != nil {
 			t.Error(err)
 			return
@@ -254,7 +254,7 @@ func endOne(t *testing.T, c *postgres.Conn, schema, like string) {
 
 func TestAStoppedTrainingLeavesNoStatementRunning(t *testing.T) {
 	t.Parallel()
-	config, schema := server(t)
+	config, schema := trainingtest.Server(t)
 	f := trainingtest.New(t, config, schema, 2)
 	j := job(t, f, 1, map[string]any{"delay": 0.1})
 	watch := f.Connect(t)
@@ -275,7 +275,7 @@ func TestAStoppedTrainingLeavesNoStatementRunning(t *testing.T) {
 			t.Errorf("cancelled %v after the epoch: stopped after %v, want 1 s at most", after, took)
 		}
 		var running int
-		err = watch.QueryRow(t.Context(), "select count(*) from pg_stat_activity where state = 'active' and application_name = left($1, 63) and pid <> pg_backend_pid()", f.Schema).Scan(&running)
+		err = watch.QueryRow(t.Context(), "select count(*) from pg_stat_activity where state = 'active' and application_name = $1 and pid <> pg_backend_pid()", f.Schema).Scan(&running)
 		if err != nil || running != 0 {
 			t.Errorf("cancelled %v after the epoch: %d statements still run, error %v", after, running, err)
 		}
@@ -285,7 +285,7 @@ func TestAStoppedTrainingLeavesNoStatementRunning(t *testing.T) {
 
 func TestASecondDriverWaitsAndThenGivesUp(t *testing.T) {
 	t.Parallel()
-	config, schema := server(t)
+	config, schema := trainingtest.Server(t)
 	f := trainingtest.New(t, config, schema, 1)
 	j := job(t, f, 1, nil)
 	first, err := training.Open(t.Context(), f.Config, j, training.Options{Schema: f.Schema})
@@ -306,7 +306,7 @@ func TestASecondDriverWaitsAndThenGivesUp(t *testing.T) {
 
 func TestTrainingStopsEarlyWithoutImprovement(t *testing.T) {
 	t.Parallel()
-	config, schema := server(t)
+	config, schema := trainingtest.Server(t)
 	f := trainingtest.New(t, config, schema, 1)
 	var curve []training.Epoch
 	model, err := train(t.Context(), f, job(t, f, 3, map[string]any{"epochs": 50, "patience": 2, "learning_rate": 5}),
@@ -321,7 +321,7 @@ func TestTrainingStopsEarlyWithoutImprovement(t *testing.T) {
 
 func TestAnErrorOfTheLearnerIsPermanentAndNamesTheLine(t *testing.T) {
 	t.Parallel()
-	config, schema := server(t)
+	config, schema := trainingtest.Server(t)
 	f := trainingtest.New(t, config, schema, 2)
 	j := job(t, f, 1, nil)
 	if _, err := f.Connect(t).Exec(t.Context(), "update "+postgres.Ident(f.Dataset.Table)+" set labels = substring(labels from 5) where id = 8"); err != nil {
@@ -338,7 +338,7 @@ func TestAnErrorOfTheLearnerIsPermanentAndNamesTheLine(t *testing.T) {
 
 func TestWhatIsNotInTheSchemaIsNamedWithTheStepThatPutsItThere(t *testing.T) {
 	t.Parallel()
-	config, schema := server(t)
+	config, schema := trainingtest.Server(t)
 	f := trainingtest.New(t, config, schema, 1)
 	c := f.Connect(t)
 	for _, test := range []struct {

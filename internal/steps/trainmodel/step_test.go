@@ -1,0 +1,328 @@
+package trainmodel_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/insitu-ml/insitu/internal/registry"
+	"github.com/insitu-ml/insitu/internal/registry/registrytest"
+	"github.com/insitu-ml/insitu/internal/step/steptest"
+	"github.com/insitu-ml/insitu/internal/steps/trainmodel"
+	"github.com/insitu-ml/insitu/internal/training/trainingtest"
+)
+
+func run(t *testing.T, f *trainingtest.Fixture, mlflow string, flags map[string]string) steptest.Result {
+	t.Helper()
+	c := f.Config
+	all := map[string]string{
+		"schema": f.Schema, "code-digest": f.App.Digest, "dataset-digest": f.Dataset.Digest, "mlflow-uri": mlflow, "seed": "7",
+		"training-host": c.Host, "training-port": strconv.Itoa(c.Port), "training-database": c.Database, "training-username": c.Username, "training-sslmode": c.SSLMode,
+	}
+	if c.Password != "" {
+		all["training-password"] = c.Password
+	}
+	maps.Copy(all, flags)
+	return steptest.Run(t, trainmodel.Spec(), all)
+}
+
+func count(t *testing.T, f *trainingtest.Fixture, table string) (n int) {
+	t.Helper()
+	if err := f.Connect(t).QueryRow(t.Context(), "select count(*) from "+table).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestAModelIsTrainedAndRegisteredOnce(t *testing.T) {
+	t.Parallel()
+	config, schema := trainingtest.Server(t)
+	f, s := trainingtest.New(t, config, schema, 2), registrytest.New(t)
+	r := run(t, f, s.URL, map[string]string{"parameters": `{"learning_rate": 0.02}`, "epochs": "2"})
+	if r.Code != 0 {
+		t.Fatalf("exit %d\n%s", r.Code, r.Stderr)
+	}
+	job, accuracy := r.Outputs["job"], r.Outputs["validation-accuracy"]
+	want := map[string]string{
+		"model-name": "blobs_softmax", "model-version": "1", "run-id": "run1", "job": job, "epochs-trained": "2", "trained": "true",
+		"validation-accuracy": accuracy, "reason": "registered version 1: epoch 2 of 2 was the best",
+	}
+	if diff := cmp.Diff(want, r.Outputs); diff != "" || len(job) != 64 {
+		t.Errorf("outputs: %s", diff)
+	}
+	if a, err := strconv.ParseFloat(accuracy, 64); err != nil || a < 0.7 {
+		t.Errorf("validation accuracy %q", accuracy)
+	}
+
+	var lines []map[string]any
+	for _, line := range r.Log {
+		if line["msg"] == "epoch" {
+			lines = append(lines, line)
+		}
+	}
+	if len(lines) != 2 || lines[1]["epoch"] != 2.0 || lines[1]["epochs"] != 2.0 {
+		t.Errorf("epoch lines %v", lines)
+	}
+	for _, field := range []string{"loss", "accuracy", "validation_loss", "validation_accuracy", "rows_per_second", "seconds"} {
+		if len(lines) > 0 && lines[0][field] == nil {
+			t.Errorf("the epoch line has no field %q", field)
+		}
+	}
+
+	version := s.Versions()[0]
+	onnx := version.Tags["insitu.onnx-digest"]
+	tags := map[string]string{
+		"insitu.job": job, "insitu.code-digest": f.App.Digest, "insitu.dataset-digest": f.Dataset.Digest, "insitu.onnx-digest": onnx, "git_sha": "abc",
+	}
+	if diff := cmp.Diff(tags, version.Tags); diff != "" || len(onnx) != 64 {
+		t.Errorf("version tags: %s", diff)
+	}
+	kept := s.Runs()[0]
+	parameters := map[string]string{"delay": "0", "epochs": "2", "learning_rate": "0.02", "patience": "0", "seed": "7", "shards": "2"}
+	if diff := cmp.Diff(parameters, kept.Params); diff != "" || kept.Status != registry.Finished || kept.Tags["insitu.shard-rows"] != "320,320" {
+		t.Errorf("run: status %s, tags %v, parameters %s", kept.Status, kept.Tags, diff)
+	}
+	if kept.Metrics["validation_accuracy/2"] < 0.7 || kept.Metrics["loss/1"] == 0 {
+		t.Errorf("metrics %v", kept.Metrics)
+	}
+	var details struct {
+		Task    string   `json:"task"`
+		Classes []string `json:"classes"`
+	}
+	err := json.Unmarshal(s.Artifacts()["1/run1/artifacts/model/insitu.json"], &details)
+	if err != nil || details.Task != "classification" || len(details.Classes) != 3 {
+		t.Errorf("insitu.json %+v, error %v", details, err)
+	}
+
+	// Nothing changed: nothing is trained or written.
+	s.Before = func(_ int, method, path string) int {
+		if method != http.MethodGet {
+			t.Errorf("the second run wrote: %s %s", method, path)
+		}
+		return 0
+	}
+	again := run(t, f, s.URL, map[string]string{"parameters": `{"learning_rate": 0.02, "epochs": 2}`})
+	want["trained"], want["reason"] = "false", "same data, code and parameters as version 1"
+	if diff := cmp.Diff(want, again.Outputs); again.Code != 0 || diff != "" {
+		t.Errorf("second run: exit %d, %s", again.Code, diff)
+	}
+	s.Before = nil
+
+	// Another parameter is another job.
+	other := run(t, f, s.URL, map[string]string{"epochs": "1"})
+	if other.Code != 0 || other.Outputs["model-version"] != "2" || other.Outputs["trained"] != "true" {
+		t.Errorf("third run: exit %d, outputs %v", other.Code, other.Outputs)
+	}
+}
+
+func TestWrongSettingsAreReportedTogetherBeforeAnythingIsTouched(t *testing.T) {
+	t.Parallel()
+	config, schema := trainingtest.Server(t)
+	f, s := trainingtest.New(t, config, schema, 1), registrytest.New(t)
+	for _, test := range []struct {
+		name  string
+		flags map[string]string
+		texts []string
+	}{
+		{"parameters that the app does not take", map[string]string{"parameters": `{"learning_rate": "fast", "momentum": 1, "delay": 7}`},
+			[]string{`"learning_rate"`, `"momentum" is not declared`, `7 is more than 1`}},
+		{"epochs said twice", map[string]string{"epochs": "2", "parameters": `{"epochs": 3}`}, []string{"--epochs is 2 and --parameters says 3"}},
+		{"more epochs than the app allows", map[string]string{"epochs": "51"}, []string{"51 is more than 50"}},
+		{"no epochs", map[string]string{"epochs": "0"}, []string{"epochs"}},
+		{"a negative seed", map[string]string{"seed": "-1"}, []string{"seed"}},
+		{"digests that are none", map[string]string{"code-digest": "abc", "dataset-digest": "../x"}, []string{`--code-digest is "abc"`, `--dataset-digest is "../x"`}},
+		{"code and data that are not there", map[string]string{"code-digest": strings.Repeat("0", 64), "dataset-digest": strings.Repeat("0", 64)},
+			[]string{"run deploy-training-code first", "run upload-dataset first"}},
+		{"a password in the registry's address is not repeated", map[string]string{"mlflow-uri": "ftp://u:hunter2@h"}, []string{"mlflow-uri"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := run(t, f, s.URL, test.flags)
+			if r.Code != 2 || len(r.Outputs) != 0 {
+				t.Errorf("exit %d, outputs %v", r.Code, r.Outputs)
+			}
+			for _, text := range test.texts {
+				if !strings.Contains(r.Message, text) {
+					t.Errorf("%q is not in the message:\n%s", text, r.Message)
+				}
+			}
+			if strings.Contains(r.Stderr, "hunter2") {
+				t.Errorf("the log holds the password: %s", r.Stderr)
+			}
+		})
+	}
+	if n := count(t, f, "jobs"); n != 0 || s.Requests() != 0 {
+		t.Errorf("%d jobs, %d requests to the registry", n, s.Requests())
+	}
+}
+
+func TestAnAppMustFitItsDataset(t *testing.T) {
+	t.Parallel()
+	config, schema := trainingtest.Server(t)
+	f, s := trainingtest.New(t, config, schema, 1), registrytest.New(t)
+	m := *f.Dataset
+	m.Input.Shape, m.Task, m.Splits.Train.Rows = []int{4, 2}, "regression", 0
+	text, err := m.JSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Connect(t).Exec(t.Context(), "update datasets set manifest = $1", string(text)); err != nil {
+		t.Fatal(err)
+	}
+	r := run(t, f, s.URL, nil)
+	for _, text := range []string{"is for classification, the dataset for regression", "takes float32 [8], the dataset holds float32 [4 2]", "no rows in its train split"} {
+		if r.Code != 2 || !strings.Contains(r.Message, text) {
+			t.Errorf("exit %d, %q is not in the message:\n%s", r.Code, text, r.Message)
+		}
+	}
+}
+
+func TestARegistryThatLosesPointsDoesNotStopTheTraining(t *testing.T) {
+	t.Parallel()
+	config, schema := trainingtest.Server(t)
+	f, s := trainingtest.New(t, config, schema, 1), registrytest.New(t)
+	batches := 0
+	s.Before = func(_ int, _, path string) int {
+		if strings.HasSuffix(path, "runs/log-batch") {
+			if batches++; batches == 2 || batches == 3 { // the first has the parameters, the last the whole curve
+				return http.StatusBadRequest
+			}
+		}
+		return 0
+	}
+	r := run(t, f, s.URL, map[string]string{"epochs": "2"})
+	kept := s.Runs()[0]
+	if r.Code != 0 || batches != 4 || kept.Metrics["validation_loss/1"] == 0 || kept.Metrics["validation_loss/2"] == 0 {
+		t.Errorf("exit %d, %d batches, metrics %v", r.Code, batches, kept.Metrics)
+	}
+}
+
+func TestARegistrationThatFailsIsTemporaryAndMadeUpFor(t *testing.T) {
+	t.Parallel()
+	config, schema := trainingtest.Server(t)
+	f, s := trainingtest.New(t, config, schema, 1), registrytest.New(t)
+	s.Before = func(_ int, _, path string) int {
+		if strings.HasSuffix(path, "model-versions/create") {
+			return http.StatusInternalServerError
+		}
+		return 0
+	}
+	r := run(t, f, s.URL, map[string]string{"epochs": "1"})
+	if r.Code != 75 || len(r.Outputs) != 0 || !strings.Contains(r.Message, "register a version of model") {
+		t.Errorf("exit %d, message %s", r.Code, r.Message)
+	}
+	if count(t, f, "models") != 1 {
+		t.Error("the trained model is not in the database")
+	}
+	s.Before = nil
+	r = run(t, f, s.URL, map[string]string{"epochs": "1"})
+	if r.Code != 0 || r.Outputs["trained"] != "true" || len(s.Versions()) != 1 {
+		t.Errorf("exit %d, outputs %v, versions %v", r.Code, r.Outputs, s.Versions())
+	}
+}
+
+// A step that dies is one whose calls all fail from some call on, whether that one was carried out or not.
+func TestAStepThatDiedAtAnyCallLeavesOneVersion(t *testing.T) {
+	t.Parallel()
+	config, schema := trainingtest.Server(t)
+	f := trainingtest.New(t, config, schema, 1)
+	for n := 1; ; n++ {
+		s := registrytest.New(t)
+		die := func(i int, _, _ string) int {
+			if i >= n {
+				return http.StatusForbidden // not retried
+			}
+			return 0
+		}
+		if n%2 == 0 {
+			s.After = die
+		} else {
+			s.Before = die
+		}
+		flags := map[string]string{"epochs": "1"} // trained once: the registry is what dies here
+		died := run(t, f, s.URL, flags)
+		s.Before, s.After = nil, nil
+		r := run(t, f, s.URL, flags)
+		versions, runs := s.Versions(), s.Runs()
+		if r.Code != 0 || len(versions) != 1 || len(runs) != 1 || runs[0].Status != registry.Finished || versions[0].RunID != r.Outputs["run-id"] ||
+			len(s.Artifacts()) != 6 || runs[0].Metrics["validation_accuracy/1"] == 0 || runs[0].Tags["insitu.shard-rows"] != "320" {
+			t.Errorf("died at call %d: exit %d, versions %+v, runs %+v", n, r.Code, versions, runs)
+		}
+		if died.Code == 0 {
+			break
+		}
+	}
+}
+
+func TestAModelOfOtherLibrariesIsNotTakenForTheRegisteredOne(t *testing.T) {
+	t.Parallel()
+	config, schema := trainingtest.Server(t)
+	f, s := trainingtest.New(t, config, schema, 1), registrytest.New(t)
+	run(t, f, s.URL, map[string]string{"epochs": "1"})
+	if _, err := f.Connect(t).Exec(t.Context(), "update models set onnx_digest = repeat('0', 64)"); err != nil {
+		t.Fatal(err)
+	}
+	r := run(t, f, s.URL, map[string]string{"epochs": "1"})
+	if r.Code != 1 || !strings.Contains(r.Message, "trained again with other Python libraries") {
+		t.Errorf("exit %d, message %s", r.Code, r.Message)
+	}
+}
+
+func TestPythonPredictsWithTheTrainedModel(t *testing.T) {
+	t.Parallel()
+	server, python := registrytest.Real(t), registrytest.Python(t)
+	config, schema := trainingtest.Server(t)
+	f := trainingtest.New(t, config, schema, 2)
+	experiment := fmt.Sprintf("train-model-%d", time.Now().UnixNano())
+	r := run(t, f, server.URI, map[string]string{"epochs": "2", "experiment": experiment, "seed": strconv.FormatInt(time.Now().UnixMicro(), 10)})
+	if r.Code != 0 {
+		t.Fatalf("exit %d\n%s", r.Code, r.Stderr)
+	}
+	client, err := registry.New(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	version, err := strconv.Atoi(r.Outputs["model-version"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	alias := "t" + strings.ReplaceAll(experiment, "train-model-", "")
+	if err := client.SetAlias(t.Context(), "blobs_softmax", alias, version); err != nil {
+		t.Fatal(err)
+	}
+	var data []byte
+	var want string
+	err = f.Connect(t).QueryRow(t.Context(), `select data, encode(predict_onnx(onnx, onnx_digest, data, n), 'hex')
+		from models, `+f.Dataset.Table+` where split = 'test' order by id limit 1`).Scan(&data, &want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := t.TempDir() + "/pack"
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), python, "-c", `
+import mlflow, numpy, sys
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model("models:/blobs_softmax@" + sys.argv[2])
+x = numpy.fromfile(sys.argv[3], "<f4").reshape(-1, 8)
+out = model.predict(x)
+out = next(iter(out.values())) if isinstance(out, dict) else out
+p = numpy.frombuffer(bytes.fromhex(sys.argv[4]), "<f4").reshape(-1, 3)
+assert model.metadata.signature.inputs.input_types()[0] == numpy.float32, model.metadata.signature
+assert out.shape == p.shape and abs(out - p).max() < 1e-6, abs(out - p).max()
+curve = mlflow.MlflowClient().get_metric_history(sys.argv[5], "validation_accuracy")
+assert [m.step for m in curve] == [1, 2], curve
+`, server.URI, alias, file, want, r.Outputs["run-id"])
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("python: %v\n%s", err, out)
+	}
+}
