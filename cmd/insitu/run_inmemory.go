@@ -59,7 +59,7 @@ func (r *pipelineRun) compareInMemory(ctx context.Context, result *localrun.Resu
 	if err != nil {
 		return fmt.Errorf("--in-memory: %w", err)
 	}
-	fmt.Fprintf(r.stdout, "\nThe same training outside the database (%d shards, %.1f s)\n", outside.Shards, time.Since(began).Seconds())
+	fmt.Fprintf(r.stdout, "\nThe same training outside the database (shards: %d, %.1f s)\n", outside.Shards, time.Since(began).Seconds())
 	fmt.Fprintf(r.stdout, "  state in the database  %s, epoch %d\n  state outside          %s, epoch %d\n", state, epoch, outside.State, outside.BestEpoch)
 	if outside.State != state {
 		fmt.Fprintln(r.stdout, "  not equal")

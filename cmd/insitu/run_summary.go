@@ -129,7 +129,7 @@ func (r *pipelineRun) printSummary(ctx context.Context, s *summary, file string)
 		row("Training", "%s", orText(outputs["train-model"]["reason"], trainedText(outputs["train-model"])))
 	}
 	if reason := outputs["evaluate-model"]["reason"]; reason != "" {
-		row("Gate", "passed=%s: %s", outputs["evaluate-model"]["passed"], reason)
+		row("Gate", "%s", reason)
 	}
 	if u := outputs["upload-dataset"]; len(u) > 0 {
 		row("Dataset", "%s rows in %s.%s; %s bytes uploaded, %s rows loaded by this run", u["rows"], s.Training.Schema, u["dataset-table"], u["bytes-uploaded"], u["rows-loaded"])
