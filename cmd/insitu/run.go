@@ -128,10 +128,11 @@ func (r *pipelineRun) run(ctx context.Context) error {
 		return err
 	}
 	if result.ExitCode != 0 {
-		s.printFailure(r.stderr, result)
 		if ctx.Err() != nil {
+			fmt.Fprintln(r.stderr, "\ninsitu: stopped; the same command goes on where this run ended")
 			return exitError(exitInterrupted)
 		}
+		printFailure(r.stderr, result)
 		return exitError(result.ExitCode)
 	}
 	r.printSummary(ctx, s, filepath.Join(output, "run.json"))

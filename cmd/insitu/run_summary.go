@@ -98,8 +98,8 @@ func (s *summary) write(file string) error {
 	return os.Rename(file+".tmp", file)
 }
 
-// printFailure says which step failed, why, and where its log is.
-func (s *summary) printFailure(out io.Writer, result *localrun.Result) {
+// printFailure says which step failed, and why.
+func printFailure(out io.Writer, result *localrun.Result) {
 	for _, step := range result.Steps {
 		if step.Status == localrun.Failed || step.Status == localrun.Errored {
 			fmt.Fprintf(out, "\ninsitu: step %s failed with exit code %d: %s\n", step.Name, step.ExitCode, step.Message)
