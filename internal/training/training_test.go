@@ -367,3 +367,37 @@ func TestWhatIsNotInTheSchemaIsNamedWithTheStepThatPutsItThere(t *testing.T) {
 		t.Errorf("dataset: error %v, %s", err, diff)
 	}
 }
+
+func TestARoleWithoutOtherRightsCanTrain(t *testing.T) {
+	t.Parallel()
+	config, schema := trainingtest.Server(t)
+	f := trainingtest.New(t, config, schema, 2)
+	j := job(t, f, 1, map[string]any{"epochs": 1})
+	c := f.Connect(t)
+	role := strings.ReplaceAll(schema, "-", "_")
+	exec := func(sql string, args ...any) {
+		t.Helper()
+		if _, err := c.Exec(context.Background(), sql, args...); err != nil {
+			t.Fatal(postgres.Wrap(err, sql))
+		}
+	}
+	exec("create role " + postgres.Ident(role) + " login password 'trainer'")
+	t.Cleanup(func() {
+		c, err := postgres.Connect(context.Background(), config, postgres.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := c.Exec(context.Background(), "drop owned by "+postgres.Ident(role)+"; drop role "+postgres.Ident(role)); err != nil {
+			t.Error(err)
+		}
+	})
+	f.Config.Username, f.Config.Password = role, "trainer"
+	if _, err := training.ReadRelease(t.Context(), f.Connect(t), schema, f.App.Digest); fault.Of(err) != fault.Configuration {
+		t.Errorf("before the grant: error %v, want a configuration fault", err)
+	}
+	exec("select grant_training($1)", role)
+	if _, err := train(t.Context(), f, j, training.Options{}); err != nil {
+		t.Errorf("after the grant: %v", err)
+	}
+}

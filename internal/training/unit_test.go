@@ -1,0 +1,137 @@
+package training
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/insitu-ml/insitu/internal/postgres"
+)
+
+func curveOf(losses ...float64) (curve []Epoch) {
+	for i, l := range losses {
+		curve = append(curve, Epoch{Epoch: i + 1, Validation: &Sums{Rows: 2, Loss: 2 * l}})
+	}
+	return curve
+}
+
+func TestTheBestEpochAndWhenToStop(t *testing.T) {
+	t.Parallel()
+	noValidation := []Epoch{
+		{Epoch: 1, Shards: []Shard{{Sums: Sums{Rows: 1, Loss: 3}}, {Sums: Sums{Rows: 1, Loss: 1}}}},
+		{Epoch: 2, Shards: []Shard{{Sums: Sums{Rows: 2, Loss: 2}}}},
+	}
+	for _, test := range []struct {
+		name     string
+		curve    []Epoch
+		patience int
+		best     int
+		stop     bool
+	}{
+		{"no epoch yet", nil, 1, 0, false},
+		{"the lowest loss is the best", curveOf(3, 1, 2), 0, 2, false},
+		{"the earliest of equals is the best", curveOf(2, 1, 1), 0, 2, false},
+		{"a loss of zero can be beaten by nothing", curveOf(0, 1), 0, 1, false},
+		{"patience 0 never stops", curveOf(1, 2, 3, 4), 0, 1, false},
+		{"patience is not used up yet", curveOf(2, 1, 3), 2, 2, false},
+		{"patience is used up", curveOf(2, 1, 3, 4), 2, 2, true},
+		{"an equal epoch is no better", curveOf(1, 1), 1, 1, true},
+		{"a better one renews patience", curveOf(3, 4, 2), 2, 3, false},
+		{"without a validation split the train loss decides", noValidation, 0, 2, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			if best, stop := choose(test.curve, test.patience); best != test.best || stop != test.stop {
+				t.Errorf("best %d, stop %t; want %d, %t", best, stop, test.best, test.stop)
+			}
+		})
+	}
+}
+
+func TestAnEpochsFigures(t *testing.T) {
+	t.Parallel()
+	e := Epoch{Seconds: 4, Shards: []Shard{{Sums: Sums{Rows: 10, Loss: 5, Correct: 8}, Seconds: 1}, {Sums: Sums{Rows: 30, Loss: 3, Correct: 30}, Seconds: 3}}}
+	if diff := cmp.Diff(Sums{Rows: 40, Loss: 8, Correct: 38}, e.Train()); diff != "" {
+		t.Error(diff)
+	}
+	if e.RowsPerSecond() != 10 || e.Skew() != 1.5 || e.Train().MeanLoss() != 0.2 || e.Train().Accuracy() != 0.95 {
+		t.Errorf("rows per second %v, skew %v, loss %v, accuracy %v", e.RowsPerSecond(), e.Skew(), e.Train().MeanLoss(), e.Train().Accuracy())
+	}
+	if none := (Epoch{}); none.RowsPerSecond() != 0 || none.Skew() != 1 || none.Train().MeanLoss() != 0 || none.Train().Accuracy() != 0 {
+		t.Error("an empty epoch divides by zero")
+	}
+}
+
+func TestNoticesBecomeProgress(t *testing.T) {
+	t.Parallel()
+	var told [][2]int64
+	d := &Driver{job: Job{Epochs: 2, TrainRows: 100, Spec: Spec{Shards: 2}}}
+	d.rows = make([]atomic.Int64, 2)
+	d.options.Progress = func(done, total int64) { told = append(told, [2]int64{done, total}) }
+	for _, text := range []string{
+		`{"insitu": "progress", "shard": 0, "rows": 30}`,
+		`{"insitu": "progress", "shard": 1, "rows": 20}  (seg1 slice1 10.0.0.1:6001 pid=7)`, // Greenplum's suffix
+		`{"insitu": "progress", "shard": 2, "rows": 1}`,                                     // no such shard
+		`{"insitu": "epoch", "shard": 0, "rows": 1}`,
+		`table "x" does not exist, skipping`,
+		``,
+	} {
+		d.notice(&pgconn.Notice{Message: text})
+	}
+	if diff := cmp.Diff([][2]int64{{30, 200}, {50, 200}}, told); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestASpecIsJSONWithAndWithoutItsBrace(t *testing.T) {
+	t.Parallel()
+	s := Spec{
+		Input:      Input{Task: "classification", Shape: []int{2}, DType: "float32", Classes: []string{"<a>", "b"}, Statistics: Statistics{Shape: []int{1}, Mean: []float64{4.5}, Std: []float64{6}}},
+		Parameters: map[string]any{"rate": 0.1, "epochs": int64(3)}, Seed: 7, Shards: 2,
+	}
+	var whole, opened map[string]any
+	if err := json.Unmarshal([]byte(s.text()), &whole); err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal([]byte(s.open(4)+`,"shard":1}`), &opened); err != nil {
+		t.Fatal(err)
+	}
+	whole["epoch"], whole["shard"] = 4.0, 1.0
+	if diff := cmp.Diff(whole, opened); diff != "" {
+		t.Error(diff)
+	}
+}
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// The Greenplum statement is not run here: this pins its text.
+func TestStatementsOfTheDialects(t *testing.T) {
+	t.Parallel()
+	job := Job{PackTable: `packs_0123456789abcdef`}
+	for name, server := range map[string]postgres.Dialect{"postgresql": {}, "greenplum": {Greenplum: true}} {
+		d := dialectOf(server)
+		if d.sessionPerShard == server.Greenplum {
+			t.Errorf("%s: session per shard is %t", name, d.sessionPerShard)
+		}
+		golden := filepath.Join("testdata", "fit_"+name+".sql")
+		got := statement(d.fit, job)
+		if *update {
+			if err := os.WriteFile(golden, []byte(got), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(golden)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(string(want), got); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
