@@ -6,6 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -234,6 +237,41 @@ func TestALostSessionIsTemporaryAndTheNextRunEndsWithTheSameBytes(t *testing.T) 
 	}
 }
 
+func TestABrokenNetworkIsTemporary(t *testing.T) {
+	t.Parallel()
+	config, schema := trainingtest.Server(t)
+	f := trainingtest.New(t, config, schema, 2)
+	j := job(t, f, 1, map[string]any{"delay": 0.02})
+	proxy, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken := make(chan struct{})
+	go func() {
+		for {
+			client, err := proxy.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("tcp", net.JoinHostPort(config.Host, strconv.Itoa(config.Port)))
+			if err != nil {
+				_ = client.Close()
+				continue
+			}
+			go func() { _, _ = io.Copy(server, client) }()
+			go func() { _, _ = io.Copy(client, server) }()
+			go func() { <-broken; _, _ = client.Close(), server.Close() }()
+		}
+	}()
+	f.Config.Host, f.Config.Port = "127.0.0.1", proxy.Addr().(*net.TCPAddr).Port
+	_, err = train(t.Context(), f, j, training.Options{Epoch: func(training.Epoch, bool) {
+		time.AfterFunc(50*time.Millisecond, func() { _ = proxy.Close(); close(broken) })
+	}})
+	if fault.Of(err) != fault.Temporary || !strings.Contains(fmt.Sprint(err), "epoch 2") {
+		t.Errorf("error %v, want a temporary one of epoch 2", err)
+	}
+}
+
 // endOne terminates one session of the test database that runs such a statement for the schema.
 func endOne(t *testing.T, c *postgres.Conn, schema, like string) {
 	for range 2000 {
@@ -256,7 +294,7 @@ func TestAStoppedTrainingLeavesNoStatementRunning(t *testing.T) {
 	t.Parallel()
 	config, schema := trainingtest.Server(t)
 	f := trainingtest.New(t, config, schema, 2)
-	j := job(t, f, 1, map[string]any{"delay": 0.1})
+	j := job(t, f, 1, map[string]any{"delay": 0.3}) // 1.5 s an epoch: without cancelling, the second would be too late
 	watch := f.Connect(t)
 	for _, after := range []time.Duration{0, 5 * time.Millisecond, 300 * time.Millisecond} {
 		forget(t, f)
