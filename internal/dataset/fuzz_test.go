@@ -10,11 +10,25 @@ import (
 
 // fuzzed runs a file through all passes: it may be refused, but not crash, hang or leave something behind.
 func fuzzed(t *testing.T, format string, content []byte, o Options) {
+	if len(content) == 0 {
+		return
+	}
 	o.Format, o.MaxBytes = format, 1<<20
-	p, err := prepare(t, "f", content, o)
+	ctx := context.Background()
+	f, err := FetchReader(ctx, "f", io.NopCloser(bytes.NewReader(content)), FetchOptions{MaxBytes: o.MaxBytes})
 	if err != nil {
 		return
 	}
+	defer func() { _ = f.Close() }()
+	plan, err := NewPlan(ctx, f, o, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := plan.Prepare(ctx, "")
+	if err != nil {
+		return
+	}
+	defer func() { _ = p.Close() }()
 	var rows int64
 	for pack, err := range p.Packs() {
 		if err != nil {
@@ -78,7 +92,7 @@ func FuzzDetection(f *testing.F) {
 		f.Add("t.csv", b)
 	}
 	f.Fuzz(func(t *testing.T, name string, b []byte) {
-		file, err := FetchReader(context.Background(), name, io.NopCloser(bytes.NewReader(b)), FetchOptions{WorkDir: t.TempDir(), MaxBytes: 1 << 20})
+		file, err := FetchReader(context.Background(), name, io.NopCloser(bytes.NewReader(b)), FetchOptions{MaxBytes: 1 << 20})
 		if err != nil {
 			return
 		}

@@ -76,21 +76,17 @@ func New(c Config) (*Store, error) {
 // Bucket is the bucket's name.
 func (s *Store) Bucket() string { return s.bucket }
 
-// Check asks for the bucket, to learn early whether the server answers and takes the credentials. The bucket need not exist.
-func (s *Store) Check(ctx context.Context) error {
-	_, err := s.client.BucketExists(ctx, s.bucket)
-	return wrap(err, fmt.Sprintf("look for bucket %q at %s", s.bucket, s.endpoint))
+// Exists tells whether the bucket is there; to ask is also the way to learn early whether the server takes the credentials.
+func (s *Store) Exists(ctx context.Context) (bool, error) {
+	exists, err := s.client.BucketExists(ctx, s.bucket)
+	return exists, wrap(err, fmt.Sprintf("look for bucket %q at %s", s.bucket, s.endpoint))
 }
 
 // EnsureBucket creates the bucket unless it exists; two callers may do it at once.
 func (s *Store) EnsureBucket(ctx context.Context) error {
-	doing := fmt.Sprintf("look for bucket %q at %s", s.bucket, s.endpoint)
-	exists, err := s.client.BucketExists(ctx, s.bucket)
-	if err != nil {
-		return wrap(err, doing)
-	}
-	if exists {
-		return nil
+	exists, err := s.Exists(ctx)
+	if err != nil || exists {
+		return err
 	}
 	err = s.client.MakeBucket(ctx, s.bucket, minio.MakeBucketOptions{})
 	if code := minio.ToErrorResponse(err).Code; code == minio.BucketAlreadyOwnedByYou || code == minio.BucketAlreadyExists {

@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/insitu-ml/insitu/internal/changelog"
 	"github.com/insitu-ml/insitu/internal/dataset"
 	"github.com/insitu-ml/insitu/internal/mlapp"
 	"github.com/insitu-ml/insitu/internal/objectstore"
@@ -30,7 +31,7 @@ const (
 
 // Spec declares the step.
 func Spec() step.Spec {
-	one, top := 1.0, float64(1<<31-1)
+	one, maxShards, maxPack := 1.0, 10_000.0, 1_000_000.0
 	flags := []step.Flag{
 		{Name: "app", Usage: "the ML app: a directory, or a tar.gz at file:, http(s): or s3:", Required: true},
 		{Name: "dataset", Usage: "the data: a file or folder, http(s): or s3://bucket/key; when unset, what the ML app names"},
@@ -38,8 +39,8 @@ func Spec() step.Spec {
 		{Name: "format", Usage: "format of the data; when unset, the ML app's, or else what the content says", Enum: dataset.Formats()},
 		{Name: "label", Usage: "label column, or array of an NPZ file; when unset, the ML app's"},
 		{Name: "csv-delimiter", Usage: "character between the fields of a CSV file, or the word tab", Default: ","},
-		{Name: "shards", Usage: "parts of the data that are trained side by side", Kind: step.Int, Default: "1", Min: &one, Max: &top},
-		{Name: "pack-size", Usage: "examples in a row of the pack table", Kind: step.Int, Default: "256", Min: &one, Max: &top},
+		{Name: "shards", Usage: "parts of the data that are trained side by side", Kind: step.Int, Default: "1", Min: &one, Max: &maxShards},
+		{Name: "pack-size", Usage: "examples in a row of the pack table", Kind: step.Int, Default: "256", Min: &one, Max: &maxPack},
 		{Name: "split", Usage: "fractions of the data for training, validation and test", Default: "0.7,0.15,0.15"},
 		{Name: "split-seed", Usage: "seed of the split and of the order of the examples", Kind: step.Int, Default: "0", Min: new(float64)},
 		{Name: "max-bytes", Usage: "most bytes of the file, of what it decompresses to, and of the decoded examples", Kind: step.Int, Default: "10737418240", Min: &one},
@@ -131,7 +132,7 @@ func read(in *step.Input) (settings, error) {
 		store:    objectstore.Config{Endpoint: s3.Endpoint, AccessKeyID: s3.AccessKeyID, SecretAccessKey: s3.SecretAccessKey, Bucket: s3.Bucket, Region: s3.Region},
 	}
 	s.database.ApplicationName = "insitu upload-dataset"
-	return s, in.Validate(splitErr, delimiterErr, s3.Check())
+	return s, in.Validate(changelog.CheckSchema(s.schema), splitErr, delimiterErr, s3.Check())
 }
 
 func parseSplit(text string) (fractions [3]float64, err error) {
@@ -185,7 +186,7 @@ func (u *upload) run(ctx context.Context) (*dataset.Manifest, error) {
 		return nil, err
 	}
 	defer c.Close()
-	if err := u.store.Check(ctx); err != nil {
+	if _, err := u.store.Exists(ctx); err != nil {
 		return nil, err
 	}
 
