@@ -132,4 +132,3 @@ class Model:
             label = self.classes[int(numpy.argmax(outputs))]
             probabilities = json.dumps(dict(zip(self.classes, map(float, outputs))), ensure_ascii=False)
         return {"label": label, "probabilities": probabilities, "model_name": self.name, "model_version": self.version}
-

@@ -62,6 +62,8 @@ def decode(sent, data):
         picture = flatten(ImageOps.exif_transpose(picture), "RGB" if channels == 3 else "L")
     except Refused:
         raise
+    except Image.DecompressionBombError as error:
+        raise Refused("IS005", "the image is too large: %s" % error) from error
     except UnidentifiedImageError as error:
         raise Refused("IS001", "the bytes are neither an image (%s) nor the input's %d raw bytes" % (", ".join(FORMATS), raw_size(data))) from error
     except Exception as error:  # Pillow raises OSError, ValueError, SyntaxError, struct.error and more for broken files

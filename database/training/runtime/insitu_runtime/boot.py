@@ -67,7 +67,7 @@ class Bundle(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader):
         head = name.partition(".")[0]
         if level or head not in self.names:
             return builtins.__import__(name, globals, locals, fromlist, level)
-        module = importlib.import_module(self.package + "." + name)
+        module = builtins.__import__(self.package + "." + name, globals, locals, fromlist)
         return module if fromlist else sys.modules[self.package + "." + head]
 
     def app_frame(self, filename):

@@ -15,6 +15,8 @@ SMALLEST = 1e-12  # probabilities are cut here before their logarithm
 class LearnerError(Exception):
     """An error in the app's code; its text names the file and line."""
 
+    __module__ = "insitu"  # what the server's report shows, instead of the release's package
+
 
 class Learning:
     """The learner of one bundle."""

@@ -12,6 +12,8 @@ TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 class ModelError(Exception):
     """The model's bytes are not what they should be."""
 
+    __module__ = "insitu"  # what the server's report shows, instead of the release's package
+
 
 class Models:
     """ONNX Runtime sessions by digest, the last few used."""

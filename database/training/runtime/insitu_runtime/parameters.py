@@ -39,7 +39,7 @@ def check(rule, value):
 
 def typed(kind, value):
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if kind == "string" and isinstance(value, str) or kind == "bool" and isinstance(value, bool):
+    if (kind == "string" and isinstance(value, str)) or (kind == "bool" and isinstance(value, bool)):
         return value
     if kind == "int" and number and value == int(value) and abs(value) <= MAX_INT:
         return int(value)

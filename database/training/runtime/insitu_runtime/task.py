@@ -7,6 +7,32 @@ from . import driver, parameters
 
 OPTIONS = {"app": str, "dataset": str, "epochs": int, "parameters": dict, "seed": int}
 
+RELEASE = """
+select ordinal, app, digest, manifest from releases where app = coalesce($1, app) order by ordinal desc limit 1"""
+
+DATASET = """
+select digest, pack_table, manifest from datasets where digest = coalesce($1, digest) order by created_at desc, digest limit 1"""
+
+PLACE = """
+select current_schema() as schema, quote_ident(current_schema()) || '.' || quote_ident($1) as packs"""
+
+JOB = """
+insert into jobs (id, release, dataset, spec)
+select $1, $2, $3, $4::json where not exists (select 1 from jobs where id = $1)"""
+
+INITIAL = """
+insert into checkpoints (job, epoch, state, metrics)
+select $4, 0, init_state($1, (select bundle from releases where ordinal = $2), $3), '{}'::json
+where not exists (select 1 from checkpoints where job = $4 and epoch = 0)"""
+
+EXPORT = """
+select export_model($1, (select bundle from releases where ordinal = $2), $3, state) as onnx
+from checkpoints where job = $4 and epoch = $5"""
+
+FINISH = """
+insert into models (job, epoch, state, onnx, onnx_digest, metrics)
+select job, epoch, state, $3, $4, metrics from checkpoints where job = $1 and epoch = $2"""
+
 FIT = """
 select (r).state, (r).rows, (r).metrics from (
   select shard, fit($1, (select bundle || '' from releases where ordinal = $2), $3,
@@ -29,10 +55,10 @@ returning metrics"""
 def run(database, options):
     """Trains, or finds the result of the same training; returns what run_training_task returns."""
     options = check(options)
-    release = one(database, "select ordinal, app, digest, manifest from releases where app = coalesce($1, app) order by ordinal desc limit 1", ["text"], [options.get("app")])
+    release = one(database, RELEASE, ["text"], [options.get("app")])
     if release is None:
         raise ValueError("no release of app %r is deployed in this schema; run deploy-training-code" % options.get("app"))
-    dataset = one(database, "select digest, pack_table, manifest from datasets where digest = coalesce($1, digest) order by created_at desc, digest limit 1", ["text"], [options.get("dataset")])
+    dataset = one(database, DATASET, ["text"], [options.get("dataset")])
     if dataset is None:
         raise ValueError("dataset %r is not in this schema; run upload-dataset" % options.get("dataset", "(any)"))
     given = dict(options.get("parameters", {}))
@@ -91,9 +117,9 @@ class Job(driver.Trainer):
     def __init__(self, database, release, dataset, spec):
         self.database, self.release, self.dataset, self.spec = database, release, dataset, spec
         self.id = parameters.job_id(release["digest"], dataset["digest"], spec["parameters"], spec["seed"])
-        schema = one(database, "select current_schema() as name, quote_ident(current_schema()) || '.' || quote_ident($1) as packs", ["text"], [dataset["pack_table"]])
-        self.packs = schema["packs"]
-        self.lock(schema["name"])
+        place = one(database, PLACE, ["text"], [dataset["pack_table"]])
+        self.packs = place["packs"]
+        self.lock(place["schema"])
 
     def lock(self, schema):
         name = "insitu:train:%s:%s" % (schema, self.id)
@@ -102,39 +128,39 @@ class Job(driver.Trainer):
             raise RuntimeError("job %.12s is being trained by another session; wait for it or stop it" % self.id)
 
     def text(self, **more):
+        """The spec as JSON."""
         return parameters.canonical(dict(self.spec, **more))
+
+    def code(self, **more):
+        """The first three arguments of most statements: release, its ordinal, spec."""
+        return [self.release["digest"], self.release["ordinal"], self.text(**more)]
 
     def done(self):
         return one(self.database, "select 1 as found from models where job = $1", ["text"], [self.id]) is not None
 
     def begin(self):
-        query(self.database, "insert into jobs (id, release, dataset, spec) select $1, $2, $3, $4::json where not exists (select 1 from jobs where id = $1)",
-              ["text"] * 4, [self.id, self.release["digest"], self.dataset["digest"], self.text()])  # fmt: skip
-        query(self.database, "insert into checkpoints (job, epoch, state, metrics) select $4, 0, init_state($1, (select bundle from releases where ordinal = $2), $3), '{}'::json "
-              "where not exists (select 1 from checkpoints where job = $4 and epoch = 0)",
-              ["text", "int", "text", "text"], [self.release["digest"], self.release["ordinal"], self.text(), self.id])  # fmt: skip
+        query(self.database, JOB, ["text"] * 4, [self.id, self.release["digest"], self.dataset["digest"], self.text()])
+        query(self.database, INITIAL, ["text", "int", "text", "text"], [*self.code(), self.id])
 
     def load(self):
         rows = query(self.database, "select epoch, metrics from checkpoints where job = $1 and epoch > 0 order by epoch", ["text"], [self.id])
         return [(row["epoch"], json.loads(row["metrics"])) for row in rows]
 
     def fit(self, epoch, shard):
-        part = one(self.database, FIT.format(packs=self.packs), ["text", "int", "text", "text", "int", "int"],
-                   [self.release["digest"], self.release["ordinal"], self.text(epoch=epoch, shard=shard), self.id, epoch - 1, shard])  # fmt: skip
+        types = ["text", "int", "text", "text", "int", "int"]
+        part = one(self.database, FIT.format(packs=self.packs), types, [*self.code(epoch=epoch, shard=shard), self.id, epoch - 1, shard])
         return part and (part["state"], part["rows"], json.loads(part["metrics"]))
 
     def record(self, epoch, states, rows, metrics):
-        row = one(self.database, RECORD.format(packs=self.packs), ["text", "int", "text", "text", "int", "bytea[]", "bigint[]", "text"],
-                  [self.release["digest"], self.release["ordinal"], self.text(), self.id, epoch, states, rows, json.dumps(metrics)[:-1]])  # fmt: skip
+        types = ["text", "int", "text", "text", "int", "bytea[]", "bigint[]", "text"]
+        row = one(self.database, RECORD.format(packs=self.packs), types, [*self.code(), self.id, epoch, states, rows, json.dumps(metrics)[:-1]])
         recorded = json.loads(row["metrics"])
         self.database.notice(json.dumps(dict(driver.summary(epoch, recorded), insitu="epoch")))
         return recorded
 
     def finish(self, best):
-        exported = one(self.database, "select export_model($1, (select bundle from releases where ordinal = $2), $3, state) as onnx from checkpoints where job = $4 and epoch = $5",
-                       ["text", "int", "text", "text", "int"], [self.release["digest"], self.release["ordinal"], self.text(), self.id, best])  # fmt: skip
-        query(self.database, "insert into models (job, epoch, state, onnx, onnx_digest, metrics) select job, epoch, state, $3, $4, metrics from checkpoints where job = $1 and epoch = $2",
-              ["text", "int", "bytea", "text"], [self.id, best, exported["onnx"], hashlib.sha256(exported["onnx"]).hexdigest()])  # fmt: skip
+        onnx = one(self.database, EXPORT, ["text", "int", "text", "text", "int"], [*self.code(), self.id, best])["onnx"]
+        query(self.database, FINISH, ["text", "int", "bytea", "text"], [self.id, best, onnx, hashlib.sha256(onnx).hexdigest()])
 
 
 def query(database, sql, types, args):
