@@ -13,7 +13,11 @@
 //	+ one shuffle bucket (16 MiB, or 1/512 of the decoded data if that is more)
 //	+ the shuffle's write buffers (512 times 32 KiB)
 //	+ one encoded example (CSV record or image file of at most 16 MiB, decoded image of at most 16 million pixels)
-//	+ for Parquet, the decoded pages of one row group that are being read.
+//	+ for Parquet, one decoded page of each column that is read
+//
+// Measured, whole step, PostgreSQL and S3 on the same two cores: 56 MiB of resident memory for a CSV of 1 GB
+// (1.7 million rows of 64 float32, 25 s), 76 MiB for a CIFAR-10 tar.gz of 1 GB (330,000 images, 17 s);
+// test/largeinput makes both files.
 //
 // The decoded data is kept once in a file of the work directory that has no
 // name, so it is gone however the process ends.

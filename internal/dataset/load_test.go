@@ -92,6 +92,8 @@ func TestAFailedLoadLeavesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	admin, _ := database(t)
+	killer := connect(t, admin)
 	for name, c := range map[string]struct {
 		packs func(cancel func()) iter.Seq2[*Pack, error]
 		class fault.Class
@@ -132,17 +134,41 @@ func TestAFailedLoadLeavesNothing(t *testing.T) {
 				}
 			}
 		}, fault.Permanent, "23505"},
+		"when the server ends the session": {func(func()) iter.Seq2[*Pack, error] {
+			return func(yield func(*Pack, error) bool) {
+				for pack := range p.Packs() {
+					if pack.ID == 100 {
+						_, err := killer.Exec(context.Background(), "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'to be ended'")
+						if err != nil {
+							yield(nil, err)
+							return
+						}
+						time.Sleep(300 * time.Millisecond)
+					}
+					if !yield(pack, nil) {
+						return
+					}
+				}
+			}
+		}, fault.Temporary, ""},
 		"when packs are missing": {func(func()) iter.Seq2[*Pack, error] { return func(func(*Pack, error) bool) {} }, fault.Permanent, "0 packs with 0 rows arrived"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			cfg, schema := database(t)
-			conn := connect(t, cfg)
+			ended := cfg
+			if c.class == fault.Temporary {
+				ended.ApplicationName = "to be ended"
+			}
+			conn := connect(t, ended)
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
 			_, err := Load(ctx, conn, schema, p.Manifest, c.packs(cancel), nil)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Fatalf("got %v, want %q", err, c.want)
+			}
+			if got := fault.Of(err); got != c.class {
+				t.Errorf("%v has class %d, want %d", err, got, c.class)
 			}
 			if ctx.Err() != nil && !errors.Is(err, context.Canceled) && postgres.State(err) != "57014" {
 				t.Errorf("got %v after a cancel", err)

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"github.com/insitu-ml/insitu/internal/fault"
 )
 
 // maxField is the largest value PostgreSQL takes: a datum must stay below 1 GiB with its header.
@@ -20,7 +22,7 @@ const maxField = 1<<30 - 1024
 // Table is a qualified name in parts. A row has one value a column: string for text, int32 for int,
 // int64 for bigint, []byte for bytea, nil for null. The row and its values may be reused once the next is asked for;
 // one row is held at a time, large values are sent from where they lie.
-// An error of the sequence ends the COPY and is returned as it is: nothing is stored.
+// An error of the sequence ends the COPY and is returned as it is: nothing is stored. A connection that breaks is a temporary fault.
 // The rows are pulled on another goroutine, one at a time.
 func (c *Conn) CopyRows(ctx context.Context, table, columns []string, rows iter.Seq2[[]any, error]) (int64, error) {
 	quoted := make([]string, len(columns))
@@ -35,7 +37,11 @@ func (c *Conn) CopyRows(ctx context.Context, table, columns []string, rows iter.
 		return 0, err
 	}
 	if err != nil {
-		return 0, Wrap(err, "copy into "+strconv.Quote(strings.Join(table, ".")))
+		lost := c.IsClosed() && State(err) == "" && ctx.Err() == nil
+		if err = Wrap(err, "copy into "+strconv.Quote(strings.Join(table, "."))); lost {
+			err = fault.AsTemporary(err)
+		}
+		return 0, err
 	}
 	return tag.RowsAffected(), nil
 }
