@@ -66,7 +66,7 @@ def run(database, options):
         given["epochs"] = options["epochs"]
     values = parameters.resolve(json.loads(release["manifest"]).get("parameters"), given)
     manifest = json.loads(dataset["manifest"])
-    spec = {"input": data_of(manifest), "parameters": values, "seed": options.get("seed", 1), "shards": manifest["shards"]}
+    spec = {"input": data_of(manifest), "parameters": values, "seed": options.get("seed", 0), "shards": manifest["shards"]}
     job = Job(database, release, dataset, spec)
     trained = not job.done()
     if trained:
