@@ -92,6 +92,18 @@ func TestEveryFormatIsRead(t *testing.T) {
 	}
 }
 
+func TestTheLimitOnOneRecordIsNotOneOnTheFile(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("a", 1000)
+	content := []byte("x,label\n" + strings.Repeat("1,"+long+"\n2,"+long[1:]+"\n", maxRecord/1900))
+	if len(content) <= maxRecord+csvBuffer {
+		t.Fatal("the file is too small for this test")
+	}
+	if _, err := prepare(t, "t.csv", content, plain8(1)); err != nil {
+		t.Fatalf("%.300v", err)
+	}
+}
+
 func TestAFolderOfImagesIsReadAndHashedByItsContent(t *testing.T) {
 	t.Parallel()
 	folder := func() string {

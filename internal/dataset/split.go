@@ -24,8 +24,8 @@ func quotas(n int64, fractions [3]float64) [3]int64 {
 	var rest [3]float64
 	left := n
 	for i, f := range fractions {
-		// The conversion keeps the product from being fused with the sum on machines that can; the term takes up its rounding.
-		exact := float64(float64(n)*f) + 1e-9
+		// The conversion keeps machines that fuse multiply and subtract to the same result.
+		exact := float64(float64(n) * f)
 		out[i] = min(int64(math.Floor(exact)), left)
 		rest[i] = exact - float64(out[i])
 		left -= out[i]

@@ -17,7 +17,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
@@ -48,8 +47,6 @@ const (
 	retries = 4
 	// sumKey is the metadata under which an object carries the SHA-256 of its content.
 	sumKey = "Insitu-Sha256"
-	// abortTimeout is what cleaning up after a failed upload may take.
-	abortTimeout = 10 * time.Second
 )
 
 // New returns the bucket's store; it does not connect yet. Errors are configuration faults.
@@ -115,9 +112,6 @@ func (s *Store) PutFile(ctx context.Context, key string, r io.ReaderAt, size int
 		options.Progress = countReader(progress)
 	}
 	if _, err := s.client.PutObject(ctx, s.bucket, key, io.NewSectionReader(r, 0, size), size, options); err != nil {
-		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
-		defer cancel()
-		_ = s.client.RemoveIncompleteUpload(clean, s.bucket, key)
 		return 0, s.wrap(err, "put object", key)
 	}
 	return size, nil

@@ -17,6 +17,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/minio/minio-go/v7"
+
 	"github.com/insitu-ml/insitu/internal/fault"
 )
 
@@ -109,6 +111,21 @@ func TestACancelledUploadLeavesNothing(t *testing.T) {
 	}
 	if there, err := s.has(t.Context(), "raw/x", int64(len(content)), sumOf(content)); there || err != nil {
 		t.Errorf("the object is there: %v (%v)", there, err)
+	}
+	for part := range s.client.ListIncompleteUploads(t.Context(), s.bucket, "", true) {
+		t.Errorf("parts are left: %+v", part)
+	}
+}
+
+func TestPartsOfAKilledRunAreCleared(t *testing.T) {
+	t.Parallel()
+	s := bucket(t)
+	core := minio.Core{Client: s.client}
+	if _, err := core.NewMultipartUpload(t.Context(), s.bucket, "raw/x", minio.PutObjectOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.PutFile(t.Context(), "raw/x", strings.NewReader("x"), 1, sumOf([]byte("x")), nil); err != nil {
+		t.Fatal(err)
 	}
 	for part := range s.client.ListIncompleteUploads(t.Context(), s.bucket, "", true) {
 		t.Errorf("parts are left: %+v", part)
