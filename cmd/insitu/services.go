@@ -13,7 +13,7 @@ import (
 // serviceFlags say where local services keep their state and find their programs.
 func serviceFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "state", Usage: "`DIRECTORY` with the local services' data", Value: ".insitu/state", EnvVars: []string{"INSITU_STATE"}},
+		&cli.StringFlag{Name: "state", Usage: "`DIRECTORY` with the local services' data", Value: localservices.DefaultState(), EnvVars: []string{"INSITU_STATE"}},
 		&cli.StringFlag{Name: "tools", Usage: "`DIRECTORY` with the programs that scripts/install.sh installed", Value: localservices.DefaultTools(), EnvVars: []string{"INSITU_TOOLS"}},
 	}
 }

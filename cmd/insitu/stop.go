@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 
 	"github.com/urfave/cli/v2"
 
@@ -12,10 +13,17 @@ func stopCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "stop",
 		Usage: "stop the local services that insitu run started; their data stays",
-		Flags: serviceFlags(),
+		Flags: append(serviceFlags(), &cli.BoolFlag{Name: "purge", Usage: "remove their data too: databases, models, files"}),
 		Action: func(c *cli.Context) error {
 			if err := localservices.Stop(c.Context, serviceOptions(c)); err != nil {
 				return err
+			}
+			if c.Bool("purge") {
+				if err := os.RemoveAll(c.String("state")); err != nil {
+					return fmt.Errorf("remove the local services' data: %w", err)
+				}
+				fmt.Fprintf(c.App.Writer, "The local services are stopped and %s is removed.\n", c.String("state"))
+				return nil
 			}
 			fmt.Fprintf(c.App.Writer, "The local services are stopped. Their data is in %s.\n", c.String("state"))
 			return nil

@@ -9,6 +9,7 @@ package localservices
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -70,6 +71,17 @@ func DefaultTools() string {
 		cache = filepath.Join(os.TempDir(), "cache-"+strconv.Itoa(os.Geteuid()))
 	}
 	return filepath.Join(cache, "insitu")
+}
+
+// DefaultState is where the services of the current directory keep their data.
+// Root's lie outside it: the unprivileged user that runs the services often cannot reach a checkout.
+func DefaultState() string {
+	dir, err := os.Getwd()
+	if os.Geteuid() != 0 || err != nil {
+		return filepath.Join(".insitu", "state")
+	}
+	sum := sha256.Sum256([]byte(dir))
+	return filepath.Join("/var/lib/insitu", filepath.Base(dir)+"-"+hex.EncodeToString(sum[:4]))
 }
 
 type starter struct {
@@ -160,7 +172,7 @@ func open(o Options) (*starter, func(), error) {
 	if err := os.Chmod(o.State, 0o711); err != nil {
 		return nil, nil, fmt.Errorf("state directory: %w", err)
 	}
-	for _, dir := range []string{"logs", "s3", "s3-meta", "mlflow", "pg-training", "pg-inference", "home"} {
+	for _, dir := range []string{"logs", "s3", "meta-s3", "mlflow", "pg-training", "pg-inference", "home"} {
 		if err := s.ownDir(dir); err != nil {
 			return nil, nil, err
 		}

@@ -85,7 +85,7 @@ func (s *starter) startS3(ctx context.Context) error {
 	s.Log("starting the S3 server on %s", s.S3Endpoint)
 	p, log, err := s.daemon("s3", s.environment("ROOT_ACCESS_KEY=insitu", "ROOT_SECRET_KEY="+s.password("s3"), "VGW_REGION=us-east-1"),
 		filepath.Join(s.Tools, "bin", "versitygw"), "--port", address, "--health", "/healthz", "--quiet",
-		"posix", "--sidecar", s.path("s3-meta"), s.path("s3"))
+		"posix", "--sidecar", s.path("meta-s3"), s.path("s3"))
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,46 @@
+# `make run` and `make test` install what they need (scripts/install.sh) and say what they do.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+
+EXAMPLE ?= digits
+DATASET ?=
+ARGS ?=
+GO = . scripts/env.sh && CGO_ENABLED=0 go
+
+.PHONY: help install build run stop clean test lint generate verify
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
+
+install: ## install what is missing (Debian packages, Go, Python packages, Liquibase, S3 server)
+	@scripts/install.sh
+
+build: install ## build insitu and the six steps into bin/
+	@echo "build: bin/ (the first build compiles Argo's packages: some minutes)"
+	$(GO) build -trimpath -ldflags '-s -w' -o bin/ ./cmd/insitu ./steps/...
+
+run: build ## run the pipeline here: EXAMPLE=digits|cifar10 DATASET=<url or path> ARGS='-p epochs=3'
+	@. scripts/env.sh && bin/insitu run --app examples/$(EXAMPLE) $(if $(DATASET),--dataset '$(DATASET)') $(ARGS)
+
+stop: ## stop the local services; their data stays
+	@if [ -x bin/insitu ]; then bin/insitu stop; fi
+
+clean: ## stop the local services and remove their data and the build
+	@if [ -x bin/insitu ]; then bin/insitu stop --purge; fi
+	rm -rf bin .insitu
+
+test: build ## all tests, over real services started for them
+	@scripts/test.sh
+
+lint: ## golangci-lint, gofmt, vet, ruff, shellcheck
+	@scripts/install.sh lint
+	scripts/lint.sh
+
+generate: ## write the generated files (docs/steps, the inference runtime)
+	$(GO) run ./internal/steps/gendocs
+	$(GO) test ./database -run . -update >/dev/null
+
+verify: generate ## fail if a generated file is not up to date
+	@git diff --exit-code --stat -- docs/steps database

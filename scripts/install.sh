@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# Installs what `make run` and `make test` need on Debian 12, as root or as a user with sudo.
+# Quick when everything is there; says what it does; run again it goes on where it stopped.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/env.sh
+
+go_version=1.26.8
+versitygw_version=v1.8.0
+golangci_version=v2.15.0
+logs=$INSITU_TOOLS/logs
+mkdir -p "$INSITU_TOOLS/bin" "$logs"
+
+# One install at a time: two checkouts share the tools.
+exec 9>"$INSITU_TOOLS/.lock"
+flock 9
+
+say() { printf 'install: %s\n' "$*"; }
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"; else
+    command -v sudo >/dev/null || { echo "install: this needs root or sudo: $*" >&2; exit 2; }
+    sudo "$@"
+  fi
+}
+
+# packages NAME...: Debian packages, those that are missing.
+packages() {
+  local missing=() name
+  for name in "$@"; do
+    dpkg-query -W -f '${Status}\n' "$name" 2>/dev/null | grep -q '^install ok installed$' || missing+=("$name")
+  done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  say "Debian packages: ${missing[*]}"
+  # PostgreSQL's package would start a cluster of its own, which nobody asked for.
+  if ! dpkg-query -W postgresql-common >/dev/null 2>&1; then
+    as_root mkdir -p /etc/postgresql-common/createcluster.d
+    echo 'create_main_cluster = false' | as_root tee /etc/postgresql-common/createcluster.d/insitu.conf >/dev/null
+  fi
+  as_root apt-get update -qq
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >"$logs/apt.log" 2>&1 ||
+    { tail -20 "$logs/apt.log" >&2; exit 1; }
+}
+
+# Debian's Go (1.19) cannot build this and cannot fetch another Go by itself, but it can
+# download the official toolchain, which is a module.
+install_go() {
+  local have
+  have=$(go env GOVERSION 2>/dev/null || true)
+  if [ -n "$have" ] && [ "$(printf 'go1.21\n%s\n' "$have" | sort -V | head -1)" = go1.21 ]; then
+    return 0 # 1.21 and later fetch the version go.mod names
+  fi
+  packages golang-go
+  local platform dir
+  platform=linux-$(dpkg --print-architecture)
+  say "Go $go_version (toolchain module)"
+  # -json, not -f: Go 1.19 knows no other machine-readable form.
+  dir=$(cd / && GO111MODULE=on GOFLAGS=-mod=mod go mod download -json "golang.org/toolchain@v0.0.1-go$go_version.$platform" | sed -n 's/^\t"Dir": "\(.*\)",\{0,1\}$/\1/p')
+  [ -d "$dir" ] || { echo "install: the Go toolchain could not be downloaded" >&2; exit 1; }
+  rm -rf "$INSITU_TOOLS/go.new" "$INSITU_TOOLS/go"
+  cp -r "$dir" "$INSITU_TOOLS/go.new"
+  chmod -R u+w,a+rX "$INSITU_TOOLS/go.new"
+  chmod a+x "$INSITU_TOOLS/go.new/bin/"* "$INSITU_TOOLS/go.new/pkg/tool/"*/* # module zips carry no modes
+  mv "$INSITU_TOOLS/go.new" "$INSITU_TOOLS/go"
+  . scripts/env.sh
+}
+
+# venv NAME REQUIREMENTS [venv options]: a Python environment, made again when the requirements change.
+venv() {
+  local name=$1 requirements=$2 dir=$INSITU_TOOLS/$1
+  shift 2
+  local want
+  want=$(sha256sum "$requirements" | cut -d' ' -f1)
+  [ "$(cat "$dir/.requirements" 2>/dev/null)" = "$want" ] && return 0
+  say "Python packages for $name ($requirements)"
+  rm -rf "$dir"
+  /usr/bin/python3 -m venv "$@" "$dir"
+  "$dir/bin/pip" install -q --no-compile -r "$requirements"
+  "$dir/bin/python" -m compileall -q "$dir/lib" >/dev/null 2>&1 || true
+  chmod -R a+rX "$dir"
+  echo "$want" >"$dir/.requirements"
+}
+
+install_liquibase() {
+  local dir=$INSITU_TOOLS/liquibase want
+  want=$(sha256sum scripts/liquibase.pom.xml | cut -d' ' -f1)
+  [ "$(cat "$dir/.pom" 2>/dev/null)" = "$want" ] && return 0
+  say "Liquibase 4.33.0 and the PostgreSQL driver"
+  rm -rf "$dir"
+  mvn -q -B -f scripts/liquibase.pom.xml dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$dir"
+  echo "$want" >"$dir/.pom"
+}
+
+# gotool NAME PACKAGE VERSION: a Go program, built from its module.
+gotool() {
+  [ -x "$INSITU_TOOLS/bin/$1" ] && [ "$(cat "$INSITU_TOOLS/bin/.$1" 2>/dev/null)" = "$3" ] && return 0
+  say "$1 $3 (built from its Go module)"
+  (cd / && GOBIN=$INSITU_TOOLS/bin go install "$2@$3")
+  echo "$3" >"$INSITU_TOOLS/bin/.$1"
+}
+
+packages ca-certificates git maven default-jre-headless \
+  postgresql-15 postgresql-plpython3-15 python3-numpy python3-torch python3-pil python3-venv
+install_go
+# The downloads of Python packages and the build of Go programs share the machine well.
+venv db-venv requirements/db.txt --system-site-packages &
+db=$!
+(venv mlflow-venv requirements/mlflow.txt) &
+mlflow=$!
+install_liquibase
+gotool versitygw github.com/versity/versitygw/cmd/versitygw "$versitygw_version"
+wait "$db"
+wait "$mlflow"
+
+if [ "${1:-}" = lint ]; then
+  packages shellcheck
+  gotool golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint "$golangci_version"
+fi
+chmod a+rX "$INSITU_TOOLS" "$INSITU_TOOLS/bin"
