@@ -3,37 +3,16 @@ package dataset
 import (
 	"context"
 	"crypto/rand"
-	"os"
-	"strconv"
 	"testing"
 
-	"github.com/insitu-ml/insitu/internal/binding"
 	"github.com/insitu-ml/insitu/internal/postgres"
+	"github.com/insitu-ml/insitu/internal/testenv"
 )
 
 // database is the training database of the tests and a schema of the test's own, which does not exist yet.
 func database(t *testing.T) (postgres.Config, string) {
 	t.Helper()
-	root := os.Getenv("INSITU_TEST_BINDINGS")
-	if root == "" {
-		t.Skip("INSITU_TEST_BINDINGS is not set: no database to test with")
-	}
-	b, err := binding.Find(root, "postgresql/insitu-training")
-	if err != nil {
-		t.Fatal(err)
-	}
-	value := func(name string) string {
-		v, _, err := b.Value(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return v
-	}
-	port, err := strconv.Atoi(value("port"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := postgres.Config{Host: value("host"), Port: port, Database: value("database"), Username: value("username"), Password: value("password")}
+	c := testenv.Training(t)
 	schema := "Test " + rand.Text()
 	t.Cleanup(func() {
 		conn := connect(t, c)

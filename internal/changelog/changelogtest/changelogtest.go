@@ -8,33 +8,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"testing"
 
 	"github.com/insitu-ml/insitu/internal/postgres"
+	"github.com/insitu-ml/insitu/internal/testenv"
 )
 
-// Server is a database server and a superuser's credentials: the service binding "training" below
-// the directory INSITU_TEST_BINDINGS. Without one the test is skipped.
+// Server is a database server and a superuser's credentials.
 func Server(t testing.TB) postgres.Config {
 	t.Helper()
-	root := os.Getenv("INSITU_TEST_BINDINGS")
-	if root == "" {
-		t.Skip("needs a database: set INSITU_TEST_BINDINGS to a directory of service bindings")
-	}
-	read := func(name string) string {
-		text, err := os.ReadFile(filepath.Join(root, "training", name))
-		if err != nil && name != "password" {
-			t.Fatal(err)
-		}
-		return strings.TrimSpace(string(text))
-	}
-	port, err := strconv.Atoi(read("port"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return postgres.Config{Host: read("host"), Port: port, Database: read("database"), Username: read("username"), Password: read("password")}
+	return testenv.Training(t)
 }
 
 // Jars is the directory of Liquibase's jars: INSITU_LIQUIBASE. Without it the test is skipped.

@@ -3,14 +3,12 @@ package uploaddataset
 import (
 	"context"
 	"crypto/rand"
-	"os"
-	"strconv"
 	"strings"
 	"testing"
 
-	"github.com/insitu-ml/insitu/internal/binding"
 	"github.com/insitu-ml/insitu/internal/objectstore"
 	"github.com/insitu-ml/insitu/internal/postgres"
+	"github.com/insitu-ml/insitu/internal/testenv"
 )
 
 // world is a schema and a bucket of the test's own on the real servers; neither exists yet.
@@ -22,33 +20,18 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	root := os.Getenv("INSITU_TEST_BINDINGS")
-	if root == "" {
-		t.Skip("INSITU_TEST_BINDINGS is not set: no servers to test with")
-	}
 	flags := map[string]string{"schema": "test-" + rand.Text(), "s3-bucket": "test-" + strings.ToLower(rand.Text())}
 	for prefix, selector := range map[string]string{"training": "postgresql/insitu-training", "s3": "s3"} {
-		b, err := binding.Find(root, selector)
-		if err != nil {
-			t.Fatal(err)
-		}
+		value := testenv.Binding(t, selector)
 		for _, name := range []string{"host", "port", "database", "username", "password", "endpoint", "access-key-id", "secret-access-key", "region"} {
-			v, ok, err := b.Value(name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if ok {
+			if v := value(name); v != "" {
 				flags[prefix+"-"+name] = v
 			}
 		}
 	}
 	w := &world{flags: flags}
-	port, err := strconv.Atoi(flags["training-port"])
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.db, err = postgres.Connect(context.Background(), postgres.Config{Host: flags["training-host"], Port: port, Database: flags["training-database"],
-		Username: flags["training-username"], Password: flags["training-password"]}, postgres.Options{})
+	var err error
+	w.db, err = postgres.Connect(context.Background(), testenv.Training(t), postgres.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
