@@ -90,7 +90,6 @@ func TestBadInputIsRefusedAndNothingIsLeft(t *testing.T) {
 		"too few rows of a class":           {"t.csv", rows("1,a", "2,a", "3,a", "4,b", "5,b"), plain8(1), []string{`class "b" has 2 rows, expected at least 3`}},
 		"a regression on text":              {"t.csv", rows(good...), plain8(1).with(func(o *Options) { o.Task = Regression }), []string{"line 2", "label", "no number"}},
 		"a regression with NaN":             {"t.csv", rows("1,1", "2,nan"), plain8(1).with(func(o *Options) { o.Task = Regression }), []string{"line 3", "label NaN"}},
-		"more shards than packs":            {"t.csv", rows(good...), plain8(1).with(func(o *Options) { o.Shards = 9 }), []string{"9 shards", "1 packs of 4"}},
 		"a compressed file cut short":       {"t.csv.gz", gzipOf(t, rows(good...))[:30], plain8(1), []string{"truncated"}},
 		"a compressed file without its end": {"t.csv.gz", func() []byte { b := gzipOf(t, rows(good...)); return b[:len(b)-4] }(), plain8(1), []string{"truncated"}},
 		"a compressed bomb":                 {"t.csv.gz", gzipOf(t, append(rows(good...), bytes.Repeat([]byte("1,a\n"), 4<<20)...)), plain8(1), []string{"more than 200-fold"}},

@@ -112,9 +112,8 @@ func (p *Plan) prepare(ctx context.Context, workDir string) (*Prepared, error) {
 		}
 		c.Packs = (c.Rows + int64(o.PackSize) - 1) / int64(o.PackSize)
 	}
-	if n := m.Splits.Train.Packs; n < int64(o.Shards) {
-		return nil, fmt.Errorf("%d shards, but the %d rows for training make only %d packs of %d: lower the shards or the pack size", o.Shards, m.Splits.Train.Rows, n, o.PackSize)
-	}
+	// A shard without a pack would train on nothing: small data has fewer shards than were asked for.
+	m.Shards = int(min(int64(m.Shards), m.Splits.Train.Packs))
 	b, err := newBuckets(workDir, m, defaultBucket)
 	if err != nil {
 		return nil, err

@@ -150,7 +150,7 @@ func TestADatasetIsUploadedOnceFromEverywhere(t *testing.T) {
 		t.Error(d)
 	}
 
-	other := w.run(t, map[string]string{"app": app, "shards": "2"})
+	other := w.run(t, map[string]string{"app": app, "shards": "3"})
 	if other.Code != 0 || other.Outputs["dataset-digest"] == digest || other.Outputs["rows-loaded"] != "1000" {
 		t.Errorf("other shards: %d %s %v", other.Code, other.Message, other.Outputs)
 	}
