@@ -29,13 +29,13 @@ func relations(t *testing.T, c *postgres.Conn, schema string) (n int) {
 
 func TestSmallDataHasNoMoreShardsThanPacks(t *testing.T) {
 	t.Parallel()
-	// 20 rows: 14 to train on, in 4 packs of 4.
-	p, err := prepare(t, "t.csv", numbered(20), shaped(Float32, 1).with(func(o *Options) { o.Shards = 9 }))
+	// 100 rows: 70 to train on, in 18 packs of 4.
+	p, err := prepare(t, "t.csv", numbered(100), shaped(Float32, 1).with(func(o *Options) { o.Shards = 99 }))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m := p.Manifest; m.Shards != 4 || m.Splits.Train.Packs != 4 {
-		t.Errorf("%d shards over %d packs, want 4 over 4", m.Shards, m.Splits.Train.Packs)
+	if m := p.Manifest; m.Shards != 18 || m.Splits.Train.Packs != 18 {
+		t.Errorf("%d shards over %d packs, want 18 over 18", m.Shards, m.Splits.Train.Packs)
 	}
 }
 
