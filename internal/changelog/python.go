@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
 
 	"github.com/insitu-ml/insitu/internal/fault"
@@ -58,11 +59,23 @@ func checkServer(ctx context.Context, c *postgres.Conn, database string, pending
 		return nil
 	}
 	if !installed {
-		if _, err := c.Exec(ctx, "create extension if not exists plpython3u"); err != nil {
-			return postgres.Wrap(err, fmt.Sprintf("create extension plpython3u in database %q", database))
+		if err := createLanguage(ctx, c, database); err != nil {
+			return err
 		}
 	}
 	return checkModules(ctx, c, modules, log)
+}
+
+// createLanguage waits its turn: two tenants' first deployments may come together, and "if not exists" does not keep them apart.
+func createLanguage(ctx context.Context, c *postgres.Conn, database string) error {
+	err := pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "select pg_advisory_xact_lock($1)", postgres.LockKey("extension:plpython3u")); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, "create extension if not exists plpython3u")
+		return err
+	})
+	return postgres.Wrap(err, fmt.Sprintf("create extension plpython3u in database %q", database))
 }
 
 // onlySuperusers is what PostgreSQL demands and what can be done about it.

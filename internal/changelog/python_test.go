@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/insitu-ml/insitu/internal/changelog/changelogtest"
 	"github.com/insitu-ml/insitu/internal/fault"
@@ -32,6 +33,28 @@ func TestTheServerIsCheckedBeforeAnythingIsDeployed(t *testing.T) {
 	check(cfg, sets, "")
 	check(user, sets, "is not a superuser")
 	check(user, nil, "")
+}
+
+func TestFirstDeploymentsOfSeveralTenantsAtOnceCreateTheLanguageOnce(t *testing.T) {
+	t.Parallel()
+	cfg := changelogtest.Database(t, changelogtest.Server(t))
+	const tenants = 4
+	conns := make([]*postgres.Conn, tenants)
+	for i := range conns {
+		c, err := postgres.Connect(t.Context(), cfg, postgres.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		conns[i] = c
+	}
+	var group errgroup.Group
+	for _, c := range conns {
+		group.Go(func() error { return createLanguage(t.Context(), c, cfg.Database) })
+	}
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestMissingPythonPackagesAreNamed(t *testing.T) {
