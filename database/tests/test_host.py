@@ -48,6 +48,12 @@ def test_fit_is_reproducible(host, spec):
     assert fit(host, spec, start, train_packs())["state"] == fit(host, spec, start, train_packs())["state"]
 
 
+def test_a_state_that_diverged_is_named_when_it_is_scored(host, spec):
+    diverged = state.encode({"w": np.full((4, 3), np.nan, np.float32), "steps": np.array(1)})
+    with pytest.raises(Exception, match="loss is nan: the training diverged"):
+        score(host, spec, diverged, train_packs())
+
+
 def test_score_is_the_sum_of_minus_log_p(host, spec):
     start = host.init_state(json.dumps(spec))
     pack = train_packs()[0]

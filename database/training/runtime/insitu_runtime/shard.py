@@ -1,5 +1,6 @@
 """Training and scoring over the packs of one shard, pack by pack."""
 
+import math
 import time
 
 from . import learning
@@ -44,6 +45,8 @@ class Score:
         x = learning.examples(self.data, data)
         y = learning.targets(self.data, labels, len(x))
         loss, correct = learning.score(self.data, self.learn.predict(self.learner, x), y)
+        if not math.isfinite(loss):
+            raise learning.LearnerError("learner.py: predict gave values whose loss is %r: the training diverged; a smaller learning rate may help" % loss)
         self.rows += len(x)
         self.loss += loss
         self.correct += correct
