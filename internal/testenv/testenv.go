@@ -5,9 +5,11 @@
 package testenv
 
 import (
+	"context"
 	"os"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/insitu-ml/insitu/internal/binding"
 	"github.com/insitu-ml/insitu/internal/postgres"
@@ -46,6 +48,22 @@ func Inference(t testing.TB) postgres.Config {
 	return database(t, "postgresql/insitu-inference")
 }
 
+// createLanguage keeps tests of several packages, which start at once, from creating it together.
+func createLanguage(t testing.TB, c postgres.Config) {
+	t.Helper()
+	conn, err := postgres.Connect(context.Background(), c, postgres.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := postgres.TryLock(context.Background(), conn, "extension:plpython3u", time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Exec(context.Background(), "create extension if not exists plpython3u"); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func database(t testing.TB, selector string) postgres.Config {
 	t.Helper()
 	value := Binding(t, selector)
@@ -53,6 +71,8 @@ func database(t testing.TB, selector string) postgres.Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return postgres.Config{Host: value("host"), Port: port, Database: value("database"),
+	c := postgres.Config{Host: value("host"), Port: port, Database: value("database"),
 		Username: value("username"), Password: value("password"), SSLMode: value("sslmode")}
+	createLanguage(t, c)
+	return c
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -111,8 +112,11 @@ func TestATrainingLearnsAndRecordsEverything(t *testing.T) {
 	if len(curve) != 3 || len(model.ONNX) == 0 || len(model.ONNXDigest) != 64 || model.Created.IsZero() {
 		t.Fatalf("%d epochs, %d bytes of ONNX, digest %q", len(curve), len(model.ONNX), model.ONNXDigest)
 	}
-	if diff := cmp.Diff([]int64{640, 1280, 1920}, progress); diff != "" {
-		t.Errorf("progress: %s", diff)
+	// On a slow machine notices report packs between the ends of epochs.
+	for _, end := range []int64{640, 1280, 1920} {
+		if !slices.Contains(progress, end) || !slices.IsSorted(progress) {
+			t.Errorf("progress %v: expected to rise through %d", progress, end)
+		}
 	}
 	for i, e := range curve {
 		if e.Epoch != i+1 || e.Train().Rows != 640 || len(e.Shards) != 2 || e.Shards[1].Shard != 1 || e.Shards[1].Packs != 5 ||
