@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	wfv1 "github.com/argoproj/argo-workflows/v3/pkg/apis/workflow/v1alpha1"
+	"github.com/argoproj/argo-workflows/v3/util/expr/argoexpr"
+	exprenv "github.com/argoproj/argo-workflows/v3/util/expr/env"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/insitu-ml/insitu/internal/localrun"
@@ -44,6 +46,7 @@ func TestEveryStepTemplateSaysWhatItsStepDeclares(t *testing.T) {
 			checkSettings(t, spec, tmpl)
 			checkOutputs(t, spec, tmpl)
 			checkBindings(t, spec, tmpl)
+			checkRetries(t, tmpl)
 		})
 	}
 }
@@ -149,6 +152,21 @@ func checkOutputs(t *testing.T, spec step.Spec, tmpl *wfv1.Template) {
 }
 
 // checkBindings: exactly the service bindings that the step's flags fall back to are mounted.
+// checkRetries expects that what may pass is tried again, and nothing else: docs/container-contract.md.
+func checkRetries(t *testing.T, tmpl *wfv1.Template) {
+	t.Helper()
+	if tmpl.RetryStrategy == nil || tmpl.RetryStrategy.Limit == nil {
+		t.Error("there is no retryStrategy with a limit")
+		return
+	}
+	for code, want := range map[string]bool{"75": true, "-1": true, "0": false, "1": false, "2": false, "64": false, "130": false, "137": false, "143": false} {
+		got, err := argoexpr.EvalBool(tmpl.RetryStrategy.Expression, exprenv.GetFuncMap(map[string]any{"lastRetry.exitCode": code}))
+		if err != nil || got != want {
+			t.Errorf("exit code %s: tried again is %v, %v; expected %v", code, got, err, want)
+		}
+	}
+}
+
 func checkBindings(t *testing.T, spec step.Spec, tmpl *wfv1.Template) {
 	t.Helper()
 	want := map[string]string{}
