@@ -22,7 +22,7 @@ import (
 const changelogPath = "insitu/inference"
 
 // modules are what the deployed functions import.
-var modules = []string{"numpy", "onnxruntime", "PIL"}
+func modules() []string { return []string{"numpy", "onnxruntime", "PIL"} }
 
 // Spec declares the step.
 func Spec() step.Spec {
@@ -72,11 +72,11 @@ func run(ctx context.Context, in *step.Input) error {
 	schema, name, version := in.String("schema"), in.String("model-name"), in.Int("model-version")
 	rows := in.Int("parity-rows")
 	tolerance := inference.Tolerance{MaxAbsDiff: in.Float("parity-tolerance"), Disagreements: in.Int("parity-max-disagreements")}
-	if err := in.Validate(mlflow.Check(), changelog.CheckSchema(target.Name), changelog.CheckSchema(schema)); err != nil {
+	if err := in.Validate(mlflow.Check(), changelog.CheckSchema(target.Name), changelog.CheckSchema(schema), checkApart(training, schema, target)); err != nil {
 		return err
 	}
 
-	models, err := registry.New(registry.Config{URI: mlflow.URI, Username: mlflow.Username, Password: mlflow.Password, Token: mlflow.Token})
+	models, err := registry.New(mlflow.Registry())
 	if err != nil {
 		return err
 	}
@@ -95,7 +95,7 @@ func run(ctx context.Context, in *step.Input) error {
 	if err != nil {
 		return err
 	}
-	if err := session.CheckServer(ctx, base, modules); err != nil {
+	if err := session.CheckServer(ctx, base, modules()); err != nil {
 		return err
 	}
 	added, text, err := inference.Deploy(ctx, session, target.Name, base, model)
@@ -138,6 +138,14 @@ func run(ctx context.Context, in *step.Input) error {
 	in.Output("parity-max-abs-diff", strconv.FormatFloat(parity.MaxAbsDiff(), 'g', -1, 64))
 	in.Output("parity-disagreements", strconv.Itoa(parity.Disagreements()))
 	in.OutputFile("changelog", text)
+	return nil
+}
+
+// checkApart refuses one schema for both: its tables have the same names.
+func checkApart(training postgres.Config, schema string, target changelog.Schema) error {
+	if training.Address() == target.Database.Address() && schema == target.Name {
+		return fmt.Errorf("--schema and --inference-schema are both %q in the same database %s, expected another schema or another database", schema, training.Address())
+	}
 	return nil
 }
 

@@ -123,6 +123,7 @@ func TestAModelIsSwitchedToOnlyWhenItPredictsWhatItPredictedInTraining(t *testin
 		"a registry that is away":     {"1", map[string]string{"mlflow-uri": "http://127.0.0.1:1"}, 75},
 		"a wrong password":            {"1", map[string]string{"inference-password": "wrong-one"}, 2},
 		"no training database":        {"1", map[string]string{"training-port": "1"}, 75},
+		"one schema for both":         {"1", map[string]string{"inference-schema": training}, 2},
 		"no rows to compare":          {"1", map[string]string{"parity-rows": "0"}, 2},
 	} {
 		if r := run(c.version, c.change); r.Code != c.code || len(r.Outputs) != 0 {
