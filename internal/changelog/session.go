@@ -3,6 +3,7 @@ package changelog
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -203,7 +204,7 @@ func (s *Session) releaseStaleLock(ctx context.Context) error {
 	table := s.table("databasechangeloglock")
 	var by, since *string
 	err = s.Conn.QueryRow(ctx, "select lockedby, to_char(lockgranted, 'YYYY-MM-DD HH24:MI:SS') from "+table+" where locked").Scan(&by, &since)
-	if err == pgx.ErrNoRows {
+	if errors.Is(err, pgx.ErrNoRows) {
 		return nil
 	}
 	if err != nil {

@@ -52,7 +52,7 @@ func (r *raw) ReadAt(p []byte, off int64) (int, error) {
 	if err := r.ctx.Err(); err != nil {
 		return 0, err
 	}
-	n, err := r.File.f.ReadAt(p, off)
+	n, err := r.f.ReadAt(p, off)
 	r.report(n)
 	return n, err
 }

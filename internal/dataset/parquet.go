@@ -35,7 +35,7 @@ func openParquet(r *raw, o Options) (d *decoder, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkExpansion(f, t, r); err != nil {
+	if err := checkExpansion(f, r); err != nil {
 		return nil, err
 	}
 	return &decoder{columns: t.names, run: func(yield func(*example) error) (err error) {
@@ -120,7 +120,7 @@ func numeric(leaf parquet.LeafColumn) bool {
 }
 
 // checkExpansion refuses a small file that says it holds very many values.
-func checkExpansion(f *parquet.File, t *leaves, r *raw) error {
+func checkExpansion(f *parquet.File, r *raw) error {
 	var values, size int64
 	for _, g := range f.Metadata().RowGroups {
 		for _, c := range g.Columns {

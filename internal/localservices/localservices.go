@@ -215,7 +215,7 @@ func serviceAccount() (*syscall.Credential, error) {
 }
 
 func (s *starter) path(parts ...string) string {
-	return filepath.Join(append([]string{s.Options.State}, parts...)...)
+	return filepath.Join(append([]string{s.State}, parts...)...)
 }
 
 func (s *starter) ownDir(name string) error {
@@ -232,7 +232,7 @@ func (s *starter) ownDir(name string) error {
 }
 
 func (s *starter) load() error {
-	text, err := os.ReadFile(filepath.Join(s.Options.State, "services.json"))
+	text, err := os.ReadFile(filepath.Join(s.State, "services.json"))
 	if err != nil {
 		return fmt.Errorf("read state: %w", err)
 	}

@@ -87,7 +87,7 @@ func (s *starter) startPostgres(ctx context.Context, name string, port *int) err
 		return err
 	}
 	if !s.postgresRuns(name) {
-		free, err := freePort(*port)
+		free, err := freePort(ctx, *port)
 		if err != nil {
 			return err
 		}

@@ -34,16 +34,14 @@ func startTime(pid int) string {
 }
 
 // freePort returns port if it can be listened on, else any free one.
-func freePort(port int) (int, error) {
+func freePort(ctx context.Context, port int) (int, error) {
+	var config net.ListenConfig
 	for _, p := range []int{port, 0} {
-		if p == 0 || p == port {
-			l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(p)))
-			if err != nil {
-				continue
-			}
-			port = l.Addr().(*net.TCPAddr).Port
-			return port, l.Close()
+		l, err := config.Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(p)))
+		if err != nil {
+			continue
 		}
+		return l.Addr().(*net.TCPAddr).Port, l.Close()
 	}
 	return 0, fmt.Errorf("no free port on 127.0.0.1")
 }
@@ -61,7 +59,7 @@ func (s *starter) daemon(name string, env []string, argv ...string) (process, st
 		return process{}, "", fmt.Errorf("open log: %w", err)
 	}
 	defer log.Close()
-	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd := exec.Command(argv[0], argv[1:]...) //nolint:noctx // the service lives on when this program ends
 	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = env, s.path("home"), log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: s.account}
 	if err := cmd.Start(); err != nil {
@@ -76,7 +74,7 @@ func (s *starter) startS3(ctx context.Context) error {
 	if s.Processes["s3"].alive() {
 		return nil
 	}
-	port, err := freePort(portOf(s.S3Endpoint))
+	port, err := freePort(ctx, portOf(s.S3Endpoint))
 	if err != nil {
 		return err
 	}
@@ -90,14 +88,14 @@ func (s *starter) startS3(ctx context.Context) error {
 		return err
 	}
 	s.Processes["s3"] = p
-	return s.wait(ctx, "the S3 server", startLimit, answers(s.S3Endpoint+"/healthz"), &p, log)
+	return s.wait(ctx, "the S3 server", startLimit, answers(ctx, s.S3Endpoint+"/healthz"), &p, log)
 }
 
 func (s *starter) startMLflow(ctx context.Context) error {
 	if s.Processes["mlflow"].alive() {
 		return nil
 	}
-	port, err := freePort(portOf(s.MLflowURL))
+	port, err := freePort(ctx, portOf(s.MLflowURL))
 	if err != nil {
 		return err
 	}
@@ -113,7 +111,7 @@ func (s *starter) startMLflow(ctx context.Context) error {
 		return err
 	}
 	s.Processes["mlflow"] = p
-	return s.wait(ctx, "MLflow", startLimit, answers(s.MLflowURL+"/health"), &p, log)
+	return s.wait(ctx, "MLflow", startLimit, answers(ctx, s.MLflowURL+"/health"), &p, log)
 }
 
 func portOf(url string) int {
@@ -122,10 +120,14 @@ func portOf(url string) int {
 	return n
 }
 
-func answers(url string) func() bool {
+func answers(ctx context.Context, url string) func() bool {
 	client := http.Client{Timeout: 2 * time.Second}
 	return func() bool {
-		r, err := client.Get(url)
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			return false
+		}
+		r, err := client.Do(request)
 		if err != nil {
 			return false
 		}

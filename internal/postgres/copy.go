@@ -100,7 +100,8 @@ func (r *copyReader) Read(p []byte) (int, error) {
 
 // fill encodes the next row, or the trailer.
 func (r *copyReader) fill() error {
-	b, pieces := r.buf[:0], r.row[:0:0]
+	b := r.buf[:0]
+	var pieces [][]byte
 	if !r.started {
 		b = append(b, copySignature...)
 		r.started = true
@@ -110,7 +111,7 @@ func (r *copyReader) fill() error {
 	case !ok:
 		r.ended = true
 		b = binary.BigEndian.AppendUint16(b, math.MaxUint16) // -1 ends the data
-		r.row = append(pieces, b)
+		r.row = [][]byte{b}
 		return nil
 	case err != nil:
 		return err

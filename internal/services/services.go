@@ -9,6 +9,7 @@ import (
 	"net/url"
 
 	"github.com/insitu-ml/insitu/internal/postgres"
+	"github.com/insitu-ml/insitu/internal/registry"
 	"github.com/insitu-ml/insitu/internal/step"
 )
 
@@ -20,6 +21,11 @@ type S3Config struct {
 // MLflowConfig says where the model registry is and who asks it. Token and Username are alternatives; both may be empty.
 type MLflowConfig struct {
 	URI, Username, Password, Token string
+}
+
+// Registry is what the registry's client takes.
+func (c MLflowConfig) Registry() registry.Config {
+	return registry.Config{URI: c.URI, Username: c.Username, Password: c.Password, Token: c.Token}
 }
 
 // TrainingFlags are those of the training database.
@@ -104,14 +110,13 @@ func database(in *step.Input, name string) postgres.Config {
 
 // S3 returns the settings of the object store.
 func S3(in *step.Input) S3Config {
-	c := S3Config{
+	return S3Config{
 		Endpoint:        in.String("s3-endpoint"),
 		AccessKeyID:     in.String("s3-access-key-id"),
 		SecretAccessKey: in.String("s3-secret-access-key"),
 		Bucket:          in.String("s3-bucket"),
 		Region:          in.String("s3-region"),
 	}
-	return c
 }
 
 // MLflow returns the settings of the model registry; a user and password within the URI are moved to their own fields.

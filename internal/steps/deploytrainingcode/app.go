@@ -66,8 +66,7 @@ func (s source) load(ctx context.Context) (release, error) {
 func (s source) fetch(ctx context.Context, location string) (io.ReadCloser, error) {
 	o := dataset.FetchOptions{WorkDir: s.workDir, MaxBytes: maxApp}
 	if s.inStore() {
-		store, err := objectstore.New(objectstore.Config{Endpoint: s.store.Endpoint, AccessKeyID: s.store.AccessKeyID,
-			SecretAccessKey: s.store.SecretAccessKey, Bucket: s.store.Bucket, Region: s.store.Region})
+		store, err := objectstore.New(objectstore.Config(s.store))
 		if err != nil {
 			return nil, err
 		}

@@ -208,7 +208,7 @@ func TestAnEverydayRoleCanReleaseWhereASuperuserDeployedTheFunctions(t *testing.
 	}
 	s.Close()
 	s = session(t, user, schema)
-	if err := s.CheckServer(t.Context(), sets, modules); err != nil {
+	if err := s.CheckServer(t.Context(), sets, modules()); err != nil {
 		t.Error(err)
 	}
 	_, added, text, err := deploy(t.Context(), s, schema, sets, code('b'))

@@ -20,7 +20,7 @@ import (
 const changelogPath = "insitu/training"
 
 // modules are what the deployed functions import.
-var modules = []string{"numpy", "onnx", "onnxruntime"}
+func modules() []string { return []string{"numpy", "onnx", "onnxruntime"} }
 
 // Spec declares the step.
 func Spec() step.Spec {
@@ -78,7 +78,7 @@ func run(ctx context.Context, in *step.Input) error {
 	if err != nil {
 		return err
 	}
-	if err := session.CheckServer(ctx, base, modules); err != nil {
+	if err := session.CheckServer(ctx, base, modules()); err != nil {
 		return err
 	}
 	current, added, text, err := deploy(ctx, session, target.Name, base, code)

@@ -75,7 +75,7 @@ func run(ctx context.Context, in *step.Input) error {
 	if err := in.Validate(mlflow.Check(), changelog.CheckSchema(o.Schema)); err != nil {
 		return err
 	}
-	models, err := registry.New(registry.Config{URI: mlflow.URI, Username: mlflow.Username, Password: mlflow.Password, Token: mlflow.Token})
+	models, err := registry.New(mlflow.Registry())
 	if err != nil {
 		return err
 	}

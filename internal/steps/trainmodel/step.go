@@ -82,7 +82,7 @@ func run(ctx context.Context, in *step.Input) error {
 		checkDigest("code-digest", w.code), checkDigest("dataset-digest", w.dataset), checkWait(wait)); err != nil {
 		return err
 	}
-	models, err := registry.New(registry.Config{URI: mlflow.URI, Username: mlflow.Username, Password: mlflow.Password, Token: mlflow.Token})
+	models, err := registry.New(mlflow.Registry())
 	if err != nil {
 		return err
 	}

@@ -129,7 +129,7 @@ func read(in *step.Input) (settings, error) {
 			PackSize: in.Int("pack-size"), Shards: in.Int("shards"), MaxBytes: int64(in.Int("max-bytes")),
 		},
 		database: services.Training(in),
-		store:    objectstore.Config{Endpoint: s3.Endpoint, AccessKeyID: s3.AccessKeyID, SecretAccessKey: s3.SecretAccessKey, Bucket: s3.Bucket, Region: s3.Region},
+		store:    objectstore.Config(s3),
 	}
 	s.database.ApplicationName = "insitu upload-dataset"
 	return s, in.Validate(changelog.CheckSchema(s.schema), splitErr, delimiterErr, s3.Check())
