@@ -145,11 +145,14 @@ type barState struct {
 // maxText is how many letters stand beside a bar: the rest of a long one is in the summary and the log.
 const maxText = 64
 
+// barWidth is how many letters a bar takes, its frame and spaces included.
+const barWidth = 24
+
 // barTotal is the length of every bar, in thousandths.
 const barTotal = 1000
 
 func newBars(out io.Writer, tasks []string) *bars {
-	b := &bars{progress: mpb.New(mpb.WithOutput(out), mpb.WithWidth(24), mpb.WithRefreshRate(120*time.Millisecond)), tasks: map[string]*barState{}}
+	b := &bars{progress: mpb.New(mpb.WithOutput(out), mpb.WithWidth(barWidth), mpb.WithRefreshRate(120*time.Millisecond)), tasks: map[string]*barState{}}
 	width := 0
 	for _, t := range tasks {
 		width = max(width, len(t))
@@ -159,12 +162,13 @@ func newBars(out io.Writer, tasks []string) *bars {
 		b.tasks[t] = s
 		s.bar = b.progress.New(barTotal, mpb.BarStyle(),
 			mpb.PrependDecorators(decor.Name(fmt.Sprintf("%-*s ", width, t))),
-			mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return b.describe(s) })))
+			mpb.AppendDecorators(decor.Any(func(st decor.Statistics) string { return b.describe(s, st.AvailableWidth-barWidth) })))
 	}
 	return b
 }
 
-func (b *bars) describe(s *barState) string {
+// describe says how a task is doing in at most room letters, so that the bar keeps its place.
+func (b *bars) describe(s *barState, room int) string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	seconds := s.seconds
@@ -175,8 +179,8 @@ func (b *bars) describe(s *barState) string {
 	if s.status == localrun.Running || seconds > 0 {
 		text += fmt.Sprintf(" %6.1f s", seconds)
 	}
-	if s.text != "" {
-		text += "  " + shorten(s.text, maxText)
+	if rest := min(maxText, room-len(text)-3); s.text != "" && rest > 8 {
+		text += "  " + shorten(s.text, rest)
 	}
 	return text
 }
