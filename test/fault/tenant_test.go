@@ -1,0 +1,459 @@
+package fault
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
+
+	"github.com/insitu-ml/insitu/internal/postgres"
+	"github.com/insitu-ml/insitu/internal/registry"
+	"github.com/insitu-ml/insitu/internal/testenv"
+)
+
+// order is that of the pipeline.
+func order() []string {
+	return []string{"upload-dataset", "deploy-training-code", "train-model", "evaluate-model", "promote-model-to-staging", "deploy-inference-db"}
+}
+
+// lane is what runs in a row share: a database role, so that its sessions can be told from other tests',
+// and an ML app with a registered model of its own.
+type lane struct {
+	bin, app, model     string
+	password            string
+	bindings            map[string]map[string]string
+	training, inference postgres.Config
+	adminTraining       postgres.Config
+	adminInference      postgres.Config
+}
+
+func random(t testing.TB) string {
+	t.Helper()
+	b := make([]byte, 5)
+	if _, err := rand.Read(b); err != nil {
+		t.Fatal(err)
+	}
+	return hex.EncodeToString(b)
+}
+
+func newLane(t *testing.T) *lane {
+	t.Helper()
+	bin := os.Getenv("INSITU_TEST_BIN")
+	if bin == "" {
+		t.Skip("needs the programs: INSITU_TEST_BIN is not set (make test sets it)")
+	}
+	if os.Getenv("INSITU_LIQUIBASE") == "" {
+		t.Skip("needs Liquibase: INSITU_LIQUIBASE is not set (make test sets it)")
+	}
+	id := random(t)
+	l := &lane{
+		bin: bin, model: "fault-" + id, password: "Secret/" + random(t) + "'\\ %", bindings: map[string]map[string]string{},
+		adminTraining: testenv.Training(t), adminInference: testenv.Inference(t),
+	}
+	role := "fault_" + id
+	for _, server := range []postgres.Config{l.adminTraining, l.adminInference} {
+		makeRole(t, server, role, l.password)
+	}
+	l.training, l.inference = l.adminTraining, l.adminInference
+	for name, c := range map[string]*postgres.Config{"training": &l.training, "inference": &l.inference} {
+		c.Username, c.Password = role, l.password
+		l.bindings[name] = map[string]string{"provider": "vmware", "host": c.Host, "port": strconv.Itoa(c.Port), "database": c.Database,
+			"username": role, "password": l.password, "sslmode": c.SSLMode}
+	}
+	l.bindings["training"]["type"], l.bindings["inference"]["type"] = "greenplum", "postgres"
+	for _, name := range []string{"s3", "mlflow"} {
+		value := testenv.Binding(t, name)
+		l.bindings[name] = map[string]string{"type": name}
+		for _, file := range []string{"endpoint", "access-key-id", "secret-access-key", "region", "uri", "username", "password", "token"} {
+			l.bindings[name][file] = value(file)
+		}
+	}
+	l.app = copyApp(t, func(name, text string) string {
+		if name == "insitu.yaml" {
+			return strings.Replace(text, "model: digits", "model: "+l.model, 1)
+		}
+		return text
+	})
+	return l
+}
+
+// makeRole makes a superuser: only superusers may create PL/Python functions.
+func makeRole(t *testing.T, server postgres.Config, role, password string) {
+	t.Helper()
+	name := postgres.Ident(role)
+	execute(t, server, "create role "+name+" superuser login password '"+strings.ReplaceAll(password, "'", "''")+"'")
+	t.Cleanup(func() {
+		// The extension plpython3u may be the role's by now, and other tests use it.
+		execute(t, server, "reassign owned by "+name+" to current_user")
+		execute(t, server, "drop role "+name)
+	})
+}
+
+// copyApp copies the digits app and lets edit change its texts.
+func copyApp(t *testing.T, edit func(name, text string) string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, name := range []string{"insitu.yaml", "learner.py", "digits.csv.gz"} {
+		content, err := os.ReadFile(filepath.Join("..", "..", "examples", "digits", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasSuffix(name, ".gz") {
+			content = []byte(edit(name, string(content)))
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// tenant is one run of the pipeline: fresh schemas, bucket, experiment, and no version of the model.
+type tenant struct {
+	*lane
+	schema, bucket, experiment string
+	outputs                    map[string]map[string]string // of the steps that are done
+	dir                        string
+	tries                      int
+}
+
+func (l *lane) newTenant(t *testing.T) *tenant {
+	t.Helper()
+	id := random(t)
+	// A capital letter, a hyphen: names that need their quotes.
+	p := &tenant{lane: l, schema: "Fault-" + id, bucket: "fault-" + id, experiment: "fault-" + id, outputs: map[string]map[string]string{}, dir: t.TempDir()}
+	l.forgetModel(t)
+	t.Cleanup(func() {
+		execute(t, l.adminTraining, "drop schema if exists "+postgres.Ident(p.schema)+" cascade")
+		execute(t, l.adminInference, "drop schema if exists "+postgres.Ident(p.schema)+" cascade")
+		p.removeBucket(t)
+		l.forgetModel(t)
+	})
+	return p
+}
+
+// flags are those of one step; earlier steps' outputs are among them.
+func (p *tenant) flags(step string) map[string]string {
+	trained, evaluated := p.outputs["train-model"], p.outputs["evaluate-model"]
+	version := map[string]string{"model-name": trained["model-name"], "model-version": trained["model-version"]}
+	out := map[string]string{}
+	switch step {
+	case "upload-dataset", "deploy-training-code":
+		out = map[string]string{"app": p.app, "schema": p.schema}
+		if step == "upload-dataset" {
+			out["shards"], out["pack-size"] = "2", "128"
+		}
+	case "train-model":
+		out = map[string]string{"schema": p.schema, "experiment": p.experiment, "epochs": "4", "parameters": `{"hidden": 32}`,
+			"code-digest": p.outputs["deploy-training-code"]["code-digest"], "dataset-digest": p.outputs["upload-dataset"]["dataset-digest"]}
+	case "evaluate-model":
+		out = map[string]string{"schema": p.schema, "alias": "staging", "min-accuracy": "0.2", "min-f1": "0.2"}
+		maps.Copy(out, version)
+	case "promote-model-to-staging":
+		out = map[string]string{"passed": evaluated["passed"], "reason": evaluated["reason"], "alias": "staging"}
+		maps.Copy(out, version)
+	case "deploy-inference-db":
+		out = map[string]string{"schema": p.schema, "inference-schema": p.schema, "parity-rows": "64"}
+		maps.Copy(out, version)
+	}
+	return out
+}
+
+// attempt is what one process of a step left behind.
+type attempt struct {
+	code     int // -1 for one that was killed
+	killed   bool
+	message  string // the termination log
+	stderr   string
+	seconds  time.Duration
+	leftover []string // files in the temporary directory that only this attempt had
+}
+
+// kill says when and whom.
+type kill struct {
+	after time.Duration
+	tree  bool // the children too, a Liquibase for example; otherwise they find out by themselves
+}
+
+// setting changes one file of one binding for one attempt.
+type setting struct{ binding, file, value string }
+
+// run starts the step, kills it if it is to be killed, and keeps the outputs of one that is done.
+func (p *tenant) run(t *testing.T, step string, k *kill, changes ...setting) attempt {
+	t.Helper()
+	p.tries++
+	dir := filepath.Join(p.dir, strconv.Itoa(p.tries))
+	temp, outputs, termination := filepath.Join(dir, "tmp"), filepath.Join(p.dir, "outputs", step), filepath.Join(dir, "termination-log")
+	for _, d := range []string{temp, outputs} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.Command(filepath.Join(p.bin, step))
+	for name, value := range p.flags(step) {
+		cmd.Args = append(cmd.Args, "--"+name+"="+value)
+	}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + temp, "TMPDIR=" + temp, "SERVICE_BINDING_ROOT=" + p.writeBindings(t, dir, changes),
+		"INSITU_OUTPUT_DIR=" + outputs, "INSITU_TERMINATION_LOG=" + termination, "INSITU_LIQUIBASE=" + os.Getenv("INSITU_LIQUIBASE")}
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.WaitDelay = 5 * time.Second
+	started := time.Now()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	limit := 5 * time.Minute
+	if k != nil {
+		limit = k.after
+	}
+	a := attempt{}
+	var err error
+	select {
+	case err = <-ended:
+	case <-time.After(limit):
+		a.killed = k != nil
+		killProcess(t, cmd.Process.Pid, k == nil || k.tree)
+		err = <-ended
+		if k == nil {
+			t.Fatalf("%s did not end within %s\n%s", step, limit, stderr.String())
+		}
+	}
+	if exit := new(exec.ExitError); err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	a.code, a.stderr, a.seconds = cmd.ProcessState.ExitCode(), stderr.String(), time.Since(started)
+	a.killed = a.killed && a.code == -1
+	if stdout.Len() > 0 {
+		t.Errorf("%s wrote %q to stdout", step, stdout.String())
+	}
+	if message, err := os.ReadFile(termination); err == nil {
+		a.message = string(message)
+	}
+	a.leftover = files(t, temp)
+	if a.code == 0 {
+		p.outputs[step] = map[string]string{}
+		for _, name := range files(t, outputs) {
+			content, err := os.ReadFile(filepath.Join(outputs, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.outputs[step][name] = strings.TrimSpace(string(content))
+		}
+	} else if left := visible(files(t, outputs)); a.code != -1 && len(left) > 0 {
+		t.Errorf("%s failed and left the outputs %q", step, left)
+	}
+	return a
+}
+
+// must runs a step that nothing disturbs.
+func (p *tenant) must(t *testing.T, steps ...string) {
+	t.Helper()
+	for _, step := range steps {
+		a := p.run(t, step, nil)
+		if a.code != 0 {
+			t.Fatalf("%s ended with %d, expected 0: %s\n%s", step, a.code, a.message, a.stderr)
+		}
+		if len(a.leftover) > 0 {
+			t.Errorf("%s ended well and left temporary files: %q", step, a.leftover)
+		}
+	}
+}
+
+func (p *tenant) writeBindings(t *testing.T, dir string, changes []setting) string {
+	t.Helper()
+	root := filepath.Join(dir, "bindings")
+	for name, files := range p.bindings {
+		files = maps.Clone(files)
+		if name == "s3" {
+			files["bucket"] = p.bucket
+		}
+		for _, c := range changes {
+			if c.binding == name {
+				files[c.file] = c.value
+			}
+		}
+		if err := os.MkdirAll(filepath.Join(root, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for file, value := range files {
+			if value == "" {
+				continue
+			}
+			if err := os.WriteFile(filepath.Join(root, name, file), []byte(value), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return root
+}
+
+// killProcess sends SIGKILL to the process, and before that to its children and their groups if they are to die with it.
+func killProcess(t *testing.T, pid int, tree bool) {
+	t.Helper()
+	targets := []int{pid}
+	if tree {
+		targets = append(targets, -pid)
+		for _, child := range children(pid) {
+			targets = append(targets, -child, child)
+		}
+	}
+	for _, target := range targets {
+		if err := syscall.Kill(target, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			t.Errorf("kill %d: %v", target, err)
+		}
+	}
+}
+
+func children(pid int) (out []int) {
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, file := range stats {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		fields := strings.Fields(string(content[bytes.LastIndexByte(content, ')')+1:]))
+		if len(fields) > 1 && fields[1] == strconv.Itoa(pid) {
+			child, _ := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+			out = append(out, child)
+		}
+	}
+	return out
+}
+
+func files(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+func visible(names []string) (out []string) {
+	for _, name := range names {
+		if !strings.HasPrefix(name, ".") {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+func execute(t testing.TB, c postgres.Config, sql string, args ...any) {
+	t.Helper()
+	conn := connect(t, c)
+	defer conn.Close()
+	if _, err := conn.Exec(context.Background(), sql, args...); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+func connect(t testing.TB, c postgres.Config) *postgres.Conn {
+	t.Helper()
+	// Not the test's context: cleanups connect too.
+	conn, err := postgres.Connect(context.Background(), c, postgres.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+func (l *lane) objects(t testing.TB) *minio.Client {
+	t.Helper()
+	b := l.bindings["s3"]
+	u, err := url.Parse(b["endpoint"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := minio.New(u.Host, &minio.Options{Creds: credentials.NewStaticV4(b["access-key-id"], b["secret-access-key"], ""), Secure: u.Scheme == "https", Region: b["region"]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client
+}
+
+func (p *tenant) removeBucket(t testing.TB) {
+	t.Helper()
+	ctx, client := context.Background(), p.objects(t)
+	if there, err := client.BucketExists(ctx, p.bucket); err != nil || !there {
+		return
+	}
+	for o := range client.ListObjects(ctx, p.bucket, minio.ListObjectsOptions{Recursive: true}) {
+		if err := client.RemoveObject(ctx, p.bucket, o.Key, minio.RemoveObjectOptions{}); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := client.RemoveBucket(ctx, p.bucket); err != nil {
+		t.Error(err)
+	}
+}
+
+func (l *lane) registry(t testing.TB) *registry.Client {
+	t.Helper()
+	b := testenv.Binding(t, "mlflow")
+	client, err := registry.New(registry.Config{URI: b("uri"), Username: b("username"), Password: b("password"), Token: b("token")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client
+}
+
+// forgetModel deletes the registered model with all its versions, so that the next run registers version 1.
+func (l *lane) forgetModel(t testing.TB) {
+	t.Helper()
+	mlflow(t, http.MethodDelete, "registered-models/delete", nil, map[string]string{"name": l.model})
+}
+
+// mlflow asks for what the product's client has no use for; it returns nil for an error reply.
+func mlflow(t testing.TB, method, path string, query url.Values, body any) map[string]any {
+	t.Helper()
+	text, err := json.Marshal(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := strings.TrimRight(testenv.Binding(t, "mlflow")("uri"), "/") + "/api/2.0/mlflow/" + path + "?" + query.Encode()
+	req, err := http.NewRequest(method, target, bytes.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	reply, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.StatusCode != http.StatusOK {
+		return nil
+	}
+	out := map[string]any{}
+	if err := json.Unmarshal(reply, &out); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
