@@ -173,6 +173,13 @@ func TryLock(ctx context.Context, c *Conn, name string, wait time.Duration) erro
 	}
 }
 
+// Unlock gives back a lock of TryLock before the session ends; a session that is lost has given it back already.
+func Unlock(ctx context.Context, c *Conn, name string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	_, _ = c.Exec(ctx, "select pg_advisory_unlock($1)", LockKey(name))
+}
+
 func orDefault(s, d string) string {
 	if s == "" {
 		return d

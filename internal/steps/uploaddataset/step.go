@@ -212,7 +212,7 @@ func (u *upload) run(ctx context.Context) (*dataset.Manifest, error) {
 	}
 	if m != nil {
 		// A run that was killed after its commit may not have stored the manifest.
-		err = u.putObjects(ctx, file, m)
+		err = u.putObjects(ctx, c, file, m)
 		u.in.Log.Info("dataset is there already", zap.String("table", m.Table), zap.Int64("bytes_uploaded", u.sent))
 		return m, err
 	}
@@ -227,7 +227,7 @@ func (u *upload) load(ctx context.Context, c *postgres.Conn, plan *dataset.Plan,
 	}
 	defer func() { _ = prepared.Close() }()
 	m := prepared.Manifest
-	if err := u.putRaw(ctx, file, m); err != nil {
+	if err := u.putRaw(ctx, c, file, m); err != nil {
 		return nil, err
 	}
 	u.loaded, err = dataset.Load(ctx, c, u.schema, m, prepared.Packs(), func(rows int64) { u.meter.at("load", 4, rows, m.Rows, rows) })
@@ -243,17 +243,23 @@ func (u *upload) load(ctx context.Context, c *postgres.Conn, plan *dataset.Plan,
 	return m, nil
 }
 
-func (u *upload) putObjects(ctx context.Context, file *dataset.File, m *dataset.Manifest) error {
-	if err := u.putRaw(ctx, file, m); err != nil {
+func (u *upload) putObjects(ctx context.Context, c *postgres.Conn, file *dataset.File, m *dataset.Manifest) error {
+	if err := u.putRaw(ctx, c, file, m); err != nil {
 		return err
 	}
 	return u.putManifest(ctx, m)
 }
 
-func (u *upload) putRaw(ctx context.Context, file *dataset.File, m *dataset.Manifest) error {
+func (u *upload) putRaw(ctx context.Context, c *postgres.Conn, file *dataset.File, m *dataset.Manifest) error {
 	if err := u.store.EnsureBucket(ctx); err != nil {
 		return err
 	}
+	// Tenants share the bucket: one that starts to send a file removes the parts another is sending.
+	lock := "object:" + u.store.Bucket() + "/" + m.Raw.Object
+	if err := postgres.TryLock(ctx, c, lock, lockWait); err != nil {
+		return err
+	}
+	defer postgres.Unlock(ctx, c, lock)
 	n, err := u.store.PutFile(ctx, m.Raw.Object, file, file.Size, file.SHA256, u.meter.upload)
 	if err != nil {
 		return err

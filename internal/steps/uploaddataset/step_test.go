@@ -10,7 +10,9 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -153,6 +155,37 @@ func TestADatasetIsUploadedOnceFromEverywhere(t *testing.T) {
 	other := w.run(t, map[string]string{"app": app, "shards": "3"})
 	if other.Code != 0 || other.Outputs["dataset-digest"] == digest || other.Outputs["rows-loaded"] != "1000" {
 		t.Errorf("other shards: %d %s %v", other.Code, other.Message, other.Outputs)
+	}
+}
+
+func TestTenantsThatUploadTheSameFileAtOnceSendItOnce(t *testing.T) {
+	t.Parallel()
+	a, b := newWorld(t), newWorld(t)
+	b.flags["s3-bucket"] = a.flags["s3-bucket"]
+	app := appOf(t, table(200_000))
+	raw, err := os.Stat(filepath.Join(app, "t.csv"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	results := make([]steptest.Result, 2)
+	var both sync.WaitGroup
+	for i, w := range []*world{a, b} {
+		both.Go(func() { results[i] = w.run(t, map[string]string{"app": app}) })
+	}
+	both.Wait()
+	var sent int64
+	for _, r := range results {
+		if r.Code != 0 {
+			t.Fatal(r.Message)
+		}
+		n, err := strconv.ParseInt(r.Outputs["bytes-uploaded"], 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent += n
+	}
+	if sent >= 2*raw.Size() {
+		t.Errorf("%d bytes sent, expected the file of %d bytes once", sent, raw.Size())
 	}
 }
 
