@@ -18,21 +18,22 @@ install: ## install what is missing (Debian packages, Go, Python packages, Liqui
 	@scripts/install.sh
 
 build: install ## build insitu and the six steps into bin/
-	@echo "build: bin/ (the first build compiles Argo's packages: some minutes)"
-	$(GO) build -trimpath -ldflags '-s -w' -o bin/ ./cmd/insitu ./steps/...
+	@scripts/build.sh
 
 run: build ## run the pipeline here: EXAMPLE=digits|cifar10 DATASET=<url or path> ARGS='-p epochs=3'
 	@. scripts/env.sh && bin/insitu run --app examples/$(EXAMPLE) $(if $(DATASET),--dataset '$(DATASET)') $(ARGS)
 
 stop: ## stop the local services; their data stays
-	@if [ -x bin/insitu ]; then bin/insitu stop; fi
+	@if [ -x bin/insitu ]; then bin/insitu stop; else echo "stop: nothing is built here, so nothing runs"; fi
 
 clean: ## stop the local services and remove their data and the build
 	@if [ -x bin/insitu ]; then bin/insitu stop --purge; fi
 	rm -rf bin .insitu
+	. scripts/env.sh && echo "bin and .insitu are removed. What make install downloaded stays: $$INSITU_TOOLS"
 
 test: build ## all tests, over real services started for them
-	@scripts/test.sh
+	@scripts/install.sh test
+	scripts/test.sh
 
 lint: ## golangci-lint, gofmt, vet, ruff, shellcheck
 	@scripts/install.sh lint

@@ -12,5 +12,7 @@ export INSITU_TOOLS
 if [ -x "$INSITU_TOOLS/go/bin/go" ]; then
   PATH=$INSITU_TOOLS/go/bin:$PATH
 fi
+# A distribution's newer Go may be set to refuse the version go.mod names instead of fetching it.
+export GOTOOLCHAIN=${GOTOOLCHAIN:-auto}
 PATH=$INSITU_TOOLS/bin:$PATH
 export PATH

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what `make run` and `make test` need on Debian 12, as root or as a user with sudo.
 # Quick when everything is there; says what it does; run again it goes on where it stopped.
+# `install.sh test` and `install.sh lint` add what only those need.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/env.sh
@@ -8,14 +9,30 @@ cd "$(dirname "$0")/.."
 go_version=1.26.8
 versitygw_version=v1.8.0
 golangci_version=v2.15.0
+gotestsum_version=v1.13.0
 logs=$INSITU_TOOLS/logs
 mkdir -p "$INSITU_TOOLS/bin" "$logs"
 
+say() { printf 'install: %s\n' "$*"; }
+
 # One install at a time: two checkouts share the tools.
 exec 9>"$INSITU_TOOLS/.lock"
-flock 9
+flock -n 9 || { say "waiting for another install to end"; flock 9; }
 
-say() { printf 'install: %s\n' "$*"; }
+# quietly NAME COMMAND...: its output goes to a log; says now and then that it still works, and how it failed.
+quietly() {
+  local name=$1 log=$logs/$1.log began=$SECONDS status=0 ticker
+  shift
+  # Nothing of this loop may outlive the script: neither its output nor the lock.
+  (while sleep 20 >/dev/null 2>&1 && kill -0 $$; do say "$name goes on ($((SECONDS - began)) s; log: $log)"; done) 9>&- &
+  ticker=$!
+  "$@" >"$log" 2>&1 || status=$?
+  kill "$ticker" 2>/dev/null || true
+  wait "$ticker" 2>/dev/null || true
+  [ "$status" = 0 ] || { tail -20 "$log" >&2; echo "install: $name: exit code $status; the whole log: $log" >&2; }
+  return "$status"
+}
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 
 as_root() {
   if [ "$(id -u)" = 0 ]; then "$@"; else
@@ -37,16 +54,15 @@ packages() {
     as_root mkdir -p /etc/postgresql-common/createcluster.d
     echo 'create_main_cluster = false' | as_root tee /etc/postgresql-common/createcluster.d/insitu.conf >/dev/null
   fi
-  as_root apt-get update -qq
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >"$logs/apt.log" 2>&1 ||
-    { tail -20 "$logs/apt.log" >&2; exit 1; }
+  quietly apt-get-update as_root apt-get update -q
+  quietly apt-get-install as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
 }
 
 # Debian's Go (1.19) cannot build this and cannot fetch another Go by itself, but it can
 # download the official toolchain, which is a module.
 install_go() {
   local have
-  have=$(go env GOVERSION 2>/dev/null || true)
+  have=$(cd / && GOTOOLCHAIN=local go env GOVERSION 2>/dev/null) || have=
   if [ -n "$have" ] && [ "$(printf 'go1.21\n%s\n' "$have" | sort -V | head -1)" = go1.21 ]; then
     return 0 # 1.21 and later fetch the version go.mod names
   fi
@@ -75,7 +91,7 @@ venv() {
   say "Python packages for $name ($requirements)"
   rm -rf "$dir"
   /usr/bin/python3 -m venv "$@" "$dir"
-  "$dir/bin/pip" install -q --no-compile -r "$requirements"
+  quietly "$name" "$dir/bin/pip" install --no-compile -r "$requirements"
   "$dir/bin/python" -m compileall -q "$dir/lib" >/dev/null 2>&1 || true
   chmod -R a+rX "$dir"
   echo "$want" >"$dir/.requirements"
@@ -87,7 +103,7 @@ install_liquibase() {
   [ "$(cat "$dir/.pom" 2>/dev/null)" = "$want" ] && return 0
   say "Liquibase 4.33.0 and the PostgreSQL driver"
   rm -rf "$dir"
-  mvn -q -B -f scripts/liquibase.pom.xml dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$dir"
+  quietly liquibase mvn -B -ntp -Dstyle.color=never -f scripts/liquibase.pom.xml dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$dir"
   echo "$want" >"$dir/.pom"
 }
 
@@ -95,10 +111,11 @@ install_liquibase() {
 gotool() {
   [ -x "$INSITU_TOOLS/bin/$1" ] && [ "$(cat "$INSITU_TOOLS/bin/.$1" 2>/dev/null)" = "$3" ] && return 0
   say "$1 $3 (built from its Go module)"
-  (cd / && GOBIN=$INSITU_TOOLS/bin go install "$2@$3")
+  (cd / && GOBIN=$INSITU_TOOLS/bin quietly "$1" go install "$2@$3")
   echo "$3" >"$INSITU_TOOLS/bin/.$1"
 }
 
+[ -d "$INSITU_TOOLS/mlflow-venv" ] || say "the first time takes some minutes and 6 GB of disk (Debian packages; $INSITU_TOOLS; Go's and pip's caches)"
 packages ca-certificates git maven default-jre-headless \
   postgresql-15 postgresql-plpython3-15 python3-numpy python3-torch python3-pil python3-venv
 install_go
@@ -112,8 +129,12 @@ gotool versitygw github.com/versity/versitygw/cmd/versitygw "$versitygw_version"
 wait "$db"
 wait "$mlflow"
 
-if [ "${1:-}" = lint ]; then
+case ${1:-} in
+test) gotool gotestsum gotest.tools/gotestsum "$gotestsum_version" ;;
+lint)
   packages shellcheck
   gotool golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint "$golangci_version"
-fi
-chmod a+rX "$INSITU_TOOLS" "$INSITU_TOOLS/bin"
+  ;;
+esac
+chmod -R a+rX "$INSITU_TOOLS/bin"
+chmod a+rX "$INSITU_TOOLS"
