@@ -39,9 +39,10 @@ lint: ## golangci-lint, gofmt, vet, ruff, shellcheck
 	@scripts/install.sh lint
 	scripts/lint.sh
 
-generate: ## write the generated files (docs/steps, the inference runtime)
-	$(GO) run ./internal/steps/gendocs
-	$(GO) test ./database -run . -update >/dev/null
+generate: install ## write the generated files (docs/steps, the inference runtime)
+	@$(GO) run ./internal/steps/gendocs
+	$(GO) test ./database -run TestTheInferenceSQLCarriesTheInferencePython -update
 
-verify: generate ## fail if a generated file is not up to date
-	@git diff --exit-code --stat -- docs/steps database
+verify: generate ## fail if a generated file is not as committed
+	@changed=$$(git status --porcelain -- docs/steps database/inference/0003-runtime.sql)
+	[ -z "$$changed" ] || { printf 'verify: not as committed, run make generate and commit:\n%s\n' "$$changed" >&2; exit 1; }

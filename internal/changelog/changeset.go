@@ -35,9 +35,9 @@ const Author = "insitu"
 
 // Lines of an SQL file that are marks, not SQL.
 const (
-	rollbackMark = "-- rollback"  // what follows undoes what stands before
-	onChangeMark = "-- on change" // first line: the changeset runs again when it changes
-	bundleMark   = "$bundle$"     // quotes a bundle, whose Python can hold anything
+	rollbackMark = "-- rollback" // what follows undoes what stands before
+	onChangeMark = "on change"   // a line of the comment at the top: the changeset runs again when it changes
+	bundleMark   = "$bundle$"    // quotes a bundle, whose Python can hold anything
 )
 
 // greenplumMark is a comment that holds a clause only Greenplum understands.
@@ -70,14 +70,11 @@ func Load(folder fs.FS, d postgres.Dialect) ([]Changeset, error) {
 
 func parse(id, text string) (Changeset, error) {
 	c := Changeset{ID: id}
-	if rest, found := strings.CutPrefix(text, onChangeMark+"\n"); found {
-		c.OnChange, text = true, rest
-	}
 	forward, back, found := strings.Cut(text, "\n"+rollbackMark+"\n")
 	if !found {
 		return c, fmt.Errorf("changeset %q: expected a line %q and below it the SQL that undoes the rest", id, rollbackMark)
 	}
-	c.Comment, forward = header(forward)
+	c.Comment, c.OnChange, forward = header(forward)
 	if pieces := strings.Split(forward, bundleMark); len(pieces) == 3 {
 		literal, err := Literal(pieces[1])
 		if err != nil {
@@ -91,13 +88,18 @@ func parse(id, text string) (Changeset, error) {
 
 // header takes the comment off the top of an SQL file. It goes into databasechangelog.comments,
 // where administrators see it, and may be reworded after a release: no checksum covers it.
-func header(text string) (comment, rest string) {
+func header(text string) (comment string, onChange bool, rest string) {
 	var words []string
 	for strings.HasPrefix(text, "--") {
-		line, after, _ := strings.Cut(text, "\n")
-		words, text = append(words, strings.TrimSpace(strings.TrimLeft(line, "-"))), after
+		var line string
+		line, text, _ = strings.Cut(text, "\n")
+		if line = strings.TrimSpace(strings.TrimLeft(line, "-")); line == onChangeMark {
+			onChange = true
+			continue
+		}
+		words = append(words, line)
 	}
-	return strings.Join(words, " "), text
+	return strings.Join(words, " "), onChange, text
 }
 
 // Render writes the changelog.
