@@ -20,9 +20,11 @@ type Champion struct {
 	Version string `json:"version"`
 	Same    bool   `json:"same,omitempty"` // it is the candidate itself
 	// Incomparable says why it cannot be scored on these rows: other classes, another input shape.
-	Incomparable string     `json:"incomparable,omitempty"`
-	Metrics      Metrics    `json:"metrics"`
-	Comparison   Comparison `json:"comparison"`
+	Incomparable string `json:"incomparable,omitempty"`
+	// OtherData: it was trained on another dataset or another split, so it may know some of these rows.
+	OtherData  bool       `json:"other_data,omitempty"`
+	Metrics    Metrics    `json:"metrics"`
+	Comparison Comparison `json:"comparison"`
 }
 
 // Scored says whether the champion's metrics and the comparison hold numbers.
@@ -76,6 +78,9 @@ func Decide(candidate Metrics, champion *Champion, t Thresholds) Decision {
 		switch {
 		case c.Name == checkDifference:
 			about = c.Text
+			if champion.OtherData {
+				about += "; it learned from another dataset or split and may know some of these rows"
+			}
 		case c.OK:
 			met = append(met, c.Text)
 		default:

@@ -62,6 +62,7 @@ func (e *evaluator) champion(ctx context.Context, candidate inference.Model, dat
 	if c.model, err = inference.Fetch(ctx, e.models, e.Model, holder.Version); err != nil {
 		return incomparable(err)
 	}
+	c.OtherData = c.model.DatasetDigest != data.Digest
 	if err := e.fits(ctx, c.model, data); err != nil {
 		return incomparable(err)
 	}
