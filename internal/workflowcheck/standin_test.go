@@ -31,9 +31,9 @@ case "$(basename "$0")" in
     test "$INSITU_PARAMETERS" = '{"rate": 0.1}'
     echo digits > "$INSITU_OUTPUT_DIR/model-name"; echo 3 > "$INSITU_OUTPUT_DIR/model-version" ;;
   evaluate-model)
-    echo %v > "$INSITU_OUTPUT_DIR/passed"; echo 0.97 > "$INSITU_OUTPUT_DIR/accuracy"
+    echo %v > "$INSITU_OUTPUT_DIR/passed"; echo 2 > "$INSITU_OUTPUT_DIR/champion-version"; echo 0.97 > "$INSITU_OUTPUT_DIR/accuracy"
     echo "<p>report</p>" > "$INSITU_OUTPUT_DIR/report.html" ;;
-  promote-model-to-staging) test "$INSITU_MODEL_NAME,$INSITU_MODEL_VERSION,$INSITU_PASSED,$INSITU_ALIAS" = digits,3,true,production ;;
+  promote-model-to-staging) test "$INSITU_MODEL_NAME,$INSITU_MODEL_VERSION,$INSITU_PASSED,$INSITU_ALIAS,$INSITU_CHAMPION_VERSION" = digits,3,true,production,2 ;;
   deploy-inference-db)
     test "$INSITU_SCHEMA,$INSITU_INFERENCE_SCHEMA" = insitu,serving
     echo 3 > "$INSITU_OUTPUT_DIR/active-version"; echo "-- changes" > "$INSITU_OUTPUT_DIR/changelog.sql" ;;

@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/insitu-ml/insitu/internal/fault"
 	"github.com/insitu-ml/insitu/internal/registry"
 	"github.com/insitu-ml/insitu/internal/services"
 	"github.com/insitu-ml/insitu/internal/step"
@@ -33,6 +34,7 @@ func Spec() step.Spec {
 		{Name: "passed", Usage: "whether the version passed the evaluation", Kind: step.Bool, Required: true},
 		{Name: "reason", Usage: "why it passed or not, as evaluate-model said"},
 		{Name: "alias", Usage: "alias to move", Default: "staging"},
+		{Name: "champion-version", Usage: "version it was compared with, as evaluate-model said; when set, another one must not hold the alias by now", Kind: step.Int, Min: &one},
 	}
 	flags = append(flags, services.MLflowFlags()...)
 	return step.Spec{
@@ -43,6 +45,7 @@ func Spec() step.Spec {
 			"digests, metrics and `git_sha` are its tags since train-model and evaluate-model. " +
 			"The aliases staging and production also set the stage of that name where the server still has stages.\n\n" +
 			"A version that did not pass is refused: nothing changes, `promoted` is `false`, the log says why, and the step ends with exit code 0, because that is a result and no failure. " +
+			"A version that was compared with one champion while another pipeline promoted another one was never compared with that: the step fails, nothing changes, and the pipeline must run again. " +
 			"Running the step again changes nothing.",
 		Flags: flags,
 		Outputs: []step.Output{
@@ -61,7 +64,7 @@ func Spec() step.Spec {
 func run(ctx context.Context, in *step.Input) error {
 	mlflow := services.MLflow(in)
 	p := promotion{
-		model: in.String("model-name"), version: in.Int("model-version"), alias: in.String("alias"), reason: in.String("reason"), log: in.Log, now: time.Now,
+		model: in.String("model-name"), version: in.Int("model-version"), alias: in.String("alias"), reason: in.String("reason"), champion: in.Int("champion-version"), log: in.Log, now: time.Now,
 	}
 	passed := in.Bool("passed")
 	if err := in.Validate(mlflow.Check(), checkAlias(p.alias)); err != nil {
@@ -98,6 +101,7 @@ type promotion struct {
 	// version is the evaluated one.
 	version       int
 	alias, reason string
+	champion      int // version it was compared with, 0 if that is not known or there was none
 	log           *zap.Logger
 	now           func() time.Time
 }
@@ -117,6 +121,10 @@ func (p promotion) promote(ctx context.Context) (previous int, err error) {
 		previous, _ = strconv.Atoi(version.Tags[tagPrevious+p.alias]) // empty: nobody
 		p.log.Info("the version holds the alias already", zap.String("model", p.model), zap.Int("version", p.version), zap.String("alias", p.alias))
 		return previous, p.stage(ctx, version)
+	}
+	if p.champion != 0 && holder.Version != 0 && holder.Version != p.champion {
+		return 0, fault.AsPermanent(fmt.Errorf("promote model %q version %d: it was compared with version %d, but version %d holds the alias %q by now; run the pipeline again, which compares with that",
+			p.model, p.version, p.champion, holder.Version, p.alias))
 	}
 	tags := []struct{ name, value string }{
 		{tagPrevious + p.alias, number(holder.Version)},

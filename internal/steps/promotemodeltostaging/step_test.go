@@ -102,6 +102,25 @@ func TestAVersionThatDidNotPassIsRefusedWithTheReason(t *testing.T) {
 	}
 }
 
+func TestAVersionIsNotPromotedOverOneItWasNotComparedWith(t *testing.T) {
+	t.Parallel()
+	s := shelf(t)
+	promote(t, s, map[string]string{"model-version": "3"}) // another pipeline, between evaluation and promotion
+	before := s.Versions()
+	r := promote(t, s, map[string]string{"champion-version": "1"})
+	if r.Code != 1 || !strings.Contains(r.Message, `compared with version 1, but version 3 holds the alias "staging"`) {
+		t.Errorf("exit %d, %s", r.Code, r.Message)
+	}
+	if diff := cmp.Diff(before, s.Versions()); diff != "" || s.Alias("m", "staging") != 3 {
+		t.Errorf("something changed: %s", diff)
+	}
+	for range 2 {
+		if r := promote(t, s, map[string]string{"champion-version": "3"}); r.Code != 0 || s.Alias("m", "staging") != 2 {
+			t.Errorf("exit %d, %s", r.Code, r.Message)
+		}
+	}
+}
+
 func TestPromotionFailures(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
