@@ -3,6 +3,8 @@ package postgres
 import (
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -31,7 +33,7 @@ func Wrap(err error, doing string) error {
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {
 		wrapped := fmt.Errorf("%s: %w", doing, err)
-		if connErr := new(pgconn.ConnectError); errors.As(err, &connErr) || pgconn.Timeout(err) {
+		if connErr := new(pgconn.ConnectError); errors.As(err, &connErr) || pgconn.Timeout(err) || lost(err) {
 			return fault.AsTemporary(wrapped)
 		}
 		return wrapped
@@ -43,6 +45,11 @@ func Wrap(err error, doing string) error {
 		}
 	}
 	return classify(&serverError{text: text, err: err}, pg.Code)
+}
+
+// lost tells whether the connection ended without a word of the server, during a statement or before it was sent.
+func lost(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || pgconn.SafeToRetry(err)
 }
 
 // serverError replaces pgx's text, which drops the detail, and keeps the chain.
