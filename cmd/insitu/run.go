@@ -46,14 +46,14 @@ Examples:
 func runCommand(kill <-chan struct{}) *cli.Command {
 	flags := append([]cli.Flag{
 		&cli.StringFlag{Name: "app", Usage: "`FOLDER` of the ML app", Value: "."},
-		&cli.StringFlag{Name: "dataset", Usage: "dataset: `PATH` or URL, instead of the one the ML app names"},
+		&cli.StringFlag{Name: "dataset", Usage: "`PATH` or URL of the data, instead of what the ML app names"},
 		&cli.StringSliceFlag{Name: "parameter", Aliases: []string{"p"}, Usage: "workflow parameter, `NAME=VALUE`; may be repeated"},
 		&cli.StringFlag{Name: "bindings", Usage: "`DIRECTORY` with service bindings of your own services; no local services are started", EnvVars: []string{"SERVICE_BINDING_ROOT"}},
 		&cli.StringFlag{Name: "bin", Usage: "`DIRECTORY` with the steps' programs; by default that of insitu itself"},
 		&cli.StringFlag{Name: "output", Usage: "`DIRECTORY` for run.json, logs and reports", Value: ".insitu"},
-		&cli.BoolFlag{Name: "in-memory", Usage: "afterwards train once more outside the database, on the same packs, and compare the results bit for bit"},
+		&cli.BoolFlag{Name: "in-memory", Usage: "afterwards train once more outside the database, on the same packs, and compare the results bit for bit", DisableDefaultText: true},
 		&cli.StringFlag{Name: "python", Usage: "`PROGRAM` for --in-memory; by default the one that scripts/install.sh set up"},
-		&cli.BoolFlag{Name: "plain", Usage: "no progress bars, a line an event; so it is too without a terminal, and when NO_COLOR or CI is set"},
+		&cli.BoolFlag{Name: "plain", Usage: "a line for each event instead of progress bars, as without a terminal and with NO_COLOR or CI set", DisableDefaultText: true},
 		&cli.BoolFlag{Name: explainFlag, Hidden: true},
 	}, serviceFlags()...)
 	return &cli.Command{

@@ -114,7 +114,7 @@ func (r *pipelineRun) printSummary(ctx context.Context, s *summary, file string)
 	for _, step := range s.Steps {
 		outputs[step.Name] = step.Outputs
 	}
-	fmt.Fprintf(out, "\n%s ended in %.1f s\n\n", s.Workflow, s.Seconds)
+	fmt.Fprintf(out, "\n%s succeeded in %.1f s\n\n", s.Workflow, s.Seconds)
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	row := func(name, format string, args ...any) {
 		fmt.Fprintf(table, "%s\t"+format+"\n", append([]any{name}, args...)...)
@@ -156,7 +156,7 @@ func (r *pipelineRun) printSummary(ctx context.Context, s *summary, file string)
 	row("This summary", "%s", file)
 	if r.services != nil {
 		row("Stop the services", "make stop (or insitu stop)")
-		row("Clean up", "make clean, or: insitu stop && rm -rf %s", r.c.String("output"))
+		row("Clean up", "make clean (or insitu stop --purge, and remove %s)", r.c.String("output"))
 	}
 	_ = table.Flush()
 }

@@ -21,15 +21,16 @@ func serviceFlags() []cli.Flag {
 func serviceOptions(c *cli.Context) localservices.Options {
 	return localservices.Options{
 		State: c.String("state"), Tools: c.String("tools"),
-		Log: func(format string, args ...any) { fmt.Fprintf(c.App.ErrWriter, format+"\n", args...) },
+		Log: func(format string, args ...any) { fmt.Fprintf(c.App.ErrWriter, "insitu: "+format+"\n", args...) },
 	}
 }
 
 func servicesCommand() *cli.Command {
-	throwaway := &cli.BoolFlag{Name: "throwaway", Usage: "faster, and the data may be lost with the machine: for tests"}
+	throwaway := &cli.BoolFlag{Name: "throwaway", Usage: "faster, but a crash of the machine may lose the data: for tests", DisableDefaultText: true}
 	return &cli.Command{
-		Name:  "services",
-		Usage: "local PostgreSQL servers, S3 server and MLflow server for first tries and tests",
+		Name:            "services",
+		HideHelpCommand: true,
+		Usage:           "local PostgreSQL servers, S3 server and MLflow server for first tries and tests",
 		Subcommands: []*cli.Command{
 			{
 				Name: "start", Usage: "start what does not run, wait until it answers, print the service bindings' directory",
@@ -46,11 +47,11 @@ func servicesCommand() *cli.Command {
 				},
 			},
 			{
-				Name: "stop", Usage: "stop them; their data stays", Flags: serviceFlags(),
+				Name: "stop", Usage: "stop them; their data stays (insitu stop --purge removes it)", Flags: serviceFlags(),
 				Action: func(c *cli.Context) error { return localservices.Stop(c.Context, serviceOptions(c)) },
 			},
 			{
-				Name: "status", Usage: "say which run, and where", Flags: serviceFlags(),
+				Name: "status", Usage: "say which of them run, and where", Flags: serviceFlags(),
 				Action: func(c *cli.Context) error {
 					s, running, err := localservices.Status(serviceOptions(c))
 					if err != nil {

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"github.com/urfave/cli/v2"
@@ -13,8 +15,13 @@ func stopCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "stop",
 		Usage: "stop the local services that insitu run started; their data stays",
-		Flags: append(serviceFlags(), &cli.BoolFlag{Name: "purge", Usage: "remove their data too: databases, models, files"}),
+		Flags: append(serviceFlags(), &cli.BoolFlag{Name: "purge", Usage: "remove their data too: databases, models, files", DisableDefaultText: true}),
 		Action: func(c *cli.Context) error {
+			// Nothing is removed but what insitu made.
+			if _, _, err := localservices.Status(serviceOptions(c)); errors.Is(err, fs.ErrNotExist) {
+				fmt.Fprintf(c.App.Writer, "There are no local services in %s.\n", c.String("state"))
+				return nil
+			}
 			if err := localservices.Stop(c.Context, serviceOptions(c)); err != nil {
 				return err
 			}

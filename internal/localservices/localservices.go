@@ -132,8 +132,8 @@ func Stop(ctx context.Context, o Options) error {
 	}
 	defer unlock()
 	return errors.Join(
-		s.stopProcess(ctx, "mlflow"),
-		s.stopProcess(ctx, "s3"),
+		s.stopProcess(ctx, "mlflow", "MLflow"),
+		s.stopProcess(ctx, "s3", "the S3 server"),
 		s.stopPostgres(ctx, "inference"),
 		s.stopPostgres(ctx, "training"),
 		s.save(),
@@ -165,11 +165,7 @@ func open(o Options) (*starter, func(), error) {
 	if s.account, err = serviceAccount(); err != nil {
 		return nil, nil, err
 	}
-	// The service account must get through this directory to its own below it.
-	if err := os.MkdirAll(o.State, 0o711); err != nil {
-		return nil, nil, fmt.Errorf("state directory: %w", err)
-	}
-	if err := os.Chmod(o.State, 0o711); err != nil {
+	if err := makeState(o.State); err != nil {
 		return nil, nil, fmt.Errorf("state directory: %w", err)
 	}
 	for _, dir := range []string{"logs", "s3", "meta-s3", "mlflow", "pg-training", "pg-inference", "home"} {
@@ -198,6 +194,27 @@ func open(o Options) (*starter, func(), error) {
 	}
 	s.Services.State, s.BindingRoot = o.State, filepath.Join(o.State, "bindings")
 	return s, unlock, nil
+}
+
+// makeState makes the state directory. The service account must get through it to its own directories,
+// and through each parent made here, whatever the umask.
+func makeState(dir string) error {
+	open := []string{dir}
+	for parent := filepath.Dir(dir); ; parent = filepath.Dir(parent) {
+		if _, err := os.Stat(parent); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		open = append(open, parent)
+	}
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return err
+	}
+	for _, d := range open {
+		if err := os.Chmod(d, 0o711); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // serviceAccount is the unprivileged user that runs the services when the caller is root: PostgreSQL refuses root.

@@ -77,8 +77,14 @@ func (s *starter) postgresRuns(name string) bool {
 	}
 	lines := strings.SplitN(string(text), "\n", 3)
 	pid, _ := strconv.Atoi(strings.TrimSpace(lines[0]))
-	cmdline, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
-	return err == nil && strings.Contains(string(cmdline), "pg-"+name)
+	// After a crash the process id may belong to somebody else, even to the PostgreSQL of another state directory.
+	// A postmaster's current directory is its data directory.
+	cwd, err := os.Stat("/proc/" + strconv.Itoa(pid) + "/cwd")
+	if err != nil {
+		return false
+	}
+	data, err := os.Stat(s.path("pg-" + name))
+	return err == nil && os.SameFile(cwd, data)
 }
 
 func (s *starter) startPostgres(ctx context.Context, name string, port *int) error {
@@ -173,5 +179,6 @@ func (s *starter) stopPostgres(ctx context.Context, name string) error {
 	if !s.postgresRuns(name) {
 		return nil
 	}
+	s.Log("stopping the %s PostgreSQL", name)
 	return s.pg(ctx, "pg_ctl", "stop", "-m", "fast", "-w", "-t", "60", "-D", s.path("pg-"+name))
 }

@@ -137,9 +137,12 @@ func answers(ctx context.Context, url string) func() bool {
 }
 
 // stopProcess ends a process group politely, then by force.
-func (s *starter) stopProcess(ctx context.Context, name string) error {
+func (s *starter) stopProcess(ctx context.Context, name, what string) error {
 	p := s.Processes[name]
 	delete(s.Processes, name)
+	if p.alive() {
+		s.Log("stopping %s", what)
+	}
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 		if !p.alive() {
 			return nil
