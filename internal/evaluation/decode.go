@@ -6,8 +6,8 @@ import (
 	"math"
 )
 
-// DecodeLabels reads n little-endian int32 class indices and checks that each is below classes.
-func DecodeLabels(b []byte, n, classes int) ([]int32, error) {
+// decodeLabels reads n little-endian int32 class indices and checks that each is below classes.
+func decodeLabels(b []byte, n, classes int) ([]int32, error) {
 	if err := expectValues(b, n, 1, "labels"); err != nil {
 		return nil, err
 	}
@@ -21,8 +21,8 @@ func DecodeLabels(b []byte, n, classes int) ([]int32, error) {
 	return out, nil
 }
 
-// DecodePredictions reads n x outputs little-endian float32, all of them finite.
-func DecodePredictions(b []byte, n, outputs int) ([]float32, error) {
+// decodePredictions reads n x outputs little-endian float32, all of them finite.
+func decodePredictions(b []byte, n, outputs int) ([]float32, error) {
 	return decodeFloats(b, n, outputs, "predictions")
 }
 

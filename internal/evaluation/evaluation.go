@@ -192,11 +192,11 @@ func (s *Scores) Add(p Pack) error {
 
 func (s *Scores) addClassification(p Pack) error {
 	k := len(s.classes)
-	labels, err := DecodeLabels(p.Labels, p.N, k)
+	labels, err := decodeLabels(p.Labels, p.N, k)
 	if err != nil {
 		return err
 	}
-	probabilities, err := DecodePredictions(p.Predictions, p.N, k)
+	probabilities, err := decodePredictions(p.Predictions, p.N, k)
 	if err != nil {
 		return err
 	}
@@ -257,7 +257,7 @@ func (s *Scores) addRegression(p Pack) error {
 	if err != nil {
 		return err
 	}
-	estimates, err := DecodePredictions(p.Predictions, p.N, 1)
+	estimates, err := decodePredictions(p.Predictions, p.N, 1)
 	if err != nil {
 		return err
 	}

@@ -57,14 +57,6 @@ func (d Dialect) DistributedBy(column string) string {
 	return " distributed by (" + Ident(column) + ")"
 }
 
-// DistributedReplicated is the clause that puts a small table on every segment: empty on PostgreSQL.
-func (d Dialect) DistributedReplicated() string {
-	if !d.Greenplum {
-		return ""
-	}
-	return " distributed replicated"
-}
-
 // Conn is one session and the dialect it speaks.
 type Conn struct {
 	*pgx.Conn

@@ -146,12 +146,6 @@ print(out.shape, out.dtype, float(out.sum()), model.metadata.get_input_schema(),
 	if got != want {
 		t.Errorf("Python printed %q, want %q", got, want)
 	}
-
-	for range 2 {
-		if err := c.DeleteAlias(ctx, name, "staging"); err != nil {
-			t.Errorf("delete alias: %v", err)
-		}
-	}
 }
 
 // makeONNX returns a model that sums 64 uint8 inputs into each of 10 outputs.

@@ -171,16 +171,6 @@ func (c *Client) SetAlias(ctx context.Context, name, alias string, version int) 
 		map[string]any{"name": name, "alias": alias, "version": strconv.Itoa(version)}, nil)
 }
 
-// DeleteAlias takes an alias away; it is not an error if nobody holds it.
-func (c *Client) DeleteAlias(ctx context.Context, name, alias string) error {
-	err := c.call(ctx, fmt.Sprintf("delete alias %q of model %q", alias, name), http.MethodDelete, "registered-models/alias",
-		map[string]any{"name": name, "alias": alias}, nil)
-	if errors.Is(err, ErrNotFound) {
-		return nil
-	}
-	return err
-}
-
 // TransitionStage sets the legacy stage of a version (Staging, Production, Archived, None) and archives
 // the other holders of that stage. supported is false where the server has no stages any more.
 func (c *Client) TransitionStage(ctx context.Context, name string, version int, stage string) (supported bool, err error) {

@@ -83,15 +83,15 @@ func Open(ctx context.Context, config postgres.Config, job Job, o Options) (*Dri
 		return nil, err
 	}
 	d.lead, d.conns = lead, []*postgres.Conn{lead}
-	if err := postgres.TryLock(ctx, lead, LockName(o.Schema, job.ID), o.LockWait); err != nil {
+	if err := postgres.TryLock(ctx, lead, lockName(o.Schema, job.ID), o.LockWait); err != nil {
 		d.Close()
 		return nil, fmt.Errorf("job %.12s is being trained by another driver: %w", job.ID, err)
 	}
 	return d, nil
 }
 
-// LockName is the name of a job's advisory lock for postgres.TryLock.
-func LockName(schema, job string) string { return "train:" + schema + ":" + job }
+// lockName is the name of a job's advisory lock for postgres.TryLock.
+func lockName(schema, job string) string { return "train:" + schema + ":" + job }
 
 // Close ends the sessions and with them the lock.
 func (d *Driver) Close() {
@@ -107,15 +107,15 @@ func (d *Driver) connect(ctx context.Context) (*postgres.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := UseSchema(ctx, c, d.options.Schema); err != nil {
+	if err := useSchema(ctx, c, d.options.Schema); err != nil {
 		c.Close()
 		return nil, err
 	}
 	return c, nil
 }
 
-// UseSchema makes the session's unqualified names those of the schema.
-func UseSchema(ctx context.Context, c *postgres.Conn, schema string) error {
+// useSchema makes the session's unqualified names those of the schema.
+func useSchema(ctx context.Context, c *postgres.Conn, schema string) error {
 	_, err := c.Exec(ctx, "select set_config('search_path', $1, false)", postgres.Ident(schema)+", pg_temp")
 	return postgres.Wrap(err, "use schema "+strconv.Quote(schema))
 }
