@@ -20,7 +20,7 @@ func TestLoadAndRenderGivesTheGoldenChangelog(t *testing.T) {
 		"0001-tables.sql": {Data: []byte("-- What was deployed.\ncreate table releases (a int) /* greenplum: distributed replicated */;\n" +
 			"create table jobs (id text) /* greenplum: distributed by (id) */;\n-- rollback\ndrop table jobs;\n\ndrop table releases;\n")},
 		"0002-functions.sql": {Data: []byte("-- on change\ncreate or replace function f() returns int language sql as 'select 1';\n-- rollback\ndrop function f();\n")},
-		"0003-runtime.sql":   {Data: []byte("-- on change\n-- What it runs.\n-- Code generated.\ncreate function b() returns text language sql as $f$ select $bundle${\"a.py\":\"x = '${y}'\\n--rollback\\n\"}$bundle$::text $f$;\n-- rollback\ndrop function b();\n")},
+		"0003-runtime.sql":   {Data: []byte("-- What it runs.\n-- on change\n-- Code generated.\ncreate function b() returns text language sql as $f$ select $bundle${\"a.py\":\"x = '${y}'\\n--rollback\\n\"}$bundle$::text $f$;\n-- rollback\ndrop function b();\n")},
 		"README.md":          {Data: []byte("not a changeset")},
 	}
 	for name, d := range map[string]postgres.Dialect{"postgresql": {}, "greenplum": {Greenplum: true}} {

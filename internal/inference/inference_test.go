@@ -49,7 +49,7 @@ func TestFetchTakesOnlyBytesThatTheRegistryVouchesFor(t *testing.T) {
 	t.Parallel()
 	good := func() shelf {
 		return shelf{
-			version: registry.ModelVersion{RunID: "run-1", Tags: map[string]string{tagJob: "job-1", tagCode: "code-1", tagDataset: "dataset-1", tagONNX: digest("onnx"), tagGit: "abc"}},
+			version: registry.ModelVersion{RunID: "run-1", Tags: map[string]string{registry.TagJob: "job-1", registry.TagCode: "code-1", registry.TagDataset: "dataset-1", registry.TagONNX: digest("onnx"), registry.TagGit: "abc"}},
 			files:   map[string]string{"run-1/model/model.onnx": "onnx", "run-1/model/insitu.json": "{\n  \"classes\": [\"cat\"]\n}\n"},
 		}
 	}
@@ -67,7 +67,7 @@ func TestFetchTakesOnlyBytesThatTheRegistryVouchesFor(t *testing.T) {
 		want  string
 	}{
 		"changed bytes":     {func(s shelf) { s.files["run-1/model/model.onnx"] = "other" }, "was changed after it was registered"},
-		"a strange model":   {func(s shelf) { delete(s.version.Tags, tagJob) }, `no tag "insitu.job"`},
+		"a strange model":   {func(s shelf) { delete(s.version.Tags, registry.TagJob) }, `no tag "insitu.job"`},
 		"a broken manifest": {func(s shelf) { s.files["run-1/model/insitu.json"] = "[1]" }, "expected a JSON object"},
 	} {
 		t.Run(name, func(t *testing.T) {

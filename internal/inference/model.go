@@ -45,15 +45,6 @@ const (
 	maxManifest = 16 << 20
 )
 
-// Tags of a model version.
-const (
-	tagJob     = "insitu.job"
-	tagCode    = "insitu.code-digest"
-	tagDataset = "insitu.dataset-digest"
-	tagONNX    = "insitu.onnx-digest"
-	tagGit     = "git_sha"
-)
-
 // Fetch reads a model version from the registry and verifies its bytes.
 func Fetch(ctx context.Context, r Registry, name string, version int) (Model, error) {
 	v, err := r.ModelVersion(ctx, name, version)
@@ -61,8 +52,8 @@ func Fetch(ctx context.Context, r Registry, name string, version int) (Model, er
 		return Model{}, err
 	}
 	doing := fmt.Sprintf("model %q version %d", name, version)
-	m := Model{Name: name, Version: version, GitSHA: v.Tags[tagGit], Job: v.Tags[tagJob], CodeDigest: v.Tags[tagCode], DatasetDigest: v.Tags[tagDataset]}
-	for _, tag := range []string{tagJob, tagCode, tagDataset, tagONNX} {
+	m := Model{Name: name, Version: version, GitSHA: v.Tags[registry.TagGit], Job: v.Tags[registry.TagJob], CodeDigest: v.Tags[registry.TagCode], DatasetDigest: v.Tags[registry.TagDataset]}
+	for _, tag := range []string{registry.TagJob, registry.TagCode, registry.TagDataset, registry.TagONNX} {
 		if v.Tags[tag] == "" {
 			return Model{}, fmt.Errorf("%s has no tag %q in the registry; only models registered by train-model can be deployed", doing, tag)
 		}
@@ -79,8 +70,8 @@ func Fetch(ctx context.Context, r Registry, name string, version int) (Model, er
 		return Model{}, err
 	}
 	sum := sha256.Sum256(m.ONNX)
-	if m.Digest = hex.EncodeToString(sum[:]); !strings.EqualFold(m.Digest, v.Tags[tagONNX]) {
-		return Model{}, fmt.Errorf("%s: model.onnx has SHA-256 %s, the registry's tag %q says %s; the artifact was changed after it was registered", doing, m.Digest, tagONNX, v.Tags[tagONNX])
+	if m.Digest = hex.EncodeToString(sum[:]); !strings.EqualFold(m.Digest, v.Tags[registry.TagONNX]) {
+		return Model{}, fmt.Errorf("%s: model.onnx has SHA-256 %s, the registry's tag %q says %s; the artifact was changed after it was registered", doing, m.Digest, registry.TagONNX, v.Tags[registry.TagONNX])
 	}
 	if m.Manifest, err = compact(manifest); err != nil {
 		return Model{}, fmt.Errorf("%s: insitu.json: %w", doing, err)

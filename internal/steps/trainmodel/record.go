@@ -16,15 +16,6 @@ import (
 	"github.com/insitu-ml/insitu/internal/training"
 )
 
-// Tags of runs and model versions.
-const (
-	tagJob     = "insitu.job"
-	tagCode    = "insitu.code-digest"
-	tagDataset = "insitu.dataset-digest"
-	tagONNX    = "insitu.onnx-digest"
-	tagGit     = "git_sha"
-)
-
 // artifacts is the folder of the run that holds the model.
 const artifacts = "model"
 
@@ -45,7 +36,7 @@ type record struct {
 
 // registered returns the version of the job, if there is one.
 func (r *record) registered(ctx context.Context) (registry.ModelVersion, bool, error) {
-	versions, err := r.models.ModelVersions(ctx, r.plan.manifest.Model, map[string]string{tagJob: r.plan.job.ID})
+	versions, err := r.models.ModelVersions(ctx, r.plan.manifest.Model, map[string]string{registry.TagJob: r.plan.job.ID})
 	if err != nil || len(versions) == 0 {
 		return registry.ModelVersion{}, false, err
 	}
@@ -80,7 +71,7 @@ func (r *record) begin(ctx context.Context, experiment string) error {
 		return err
 	}
 	job := r.plan.job
-	r.run, err = r.models.EnsureRun(ctx, id, fmt.Sprintf("%s-%.12s", r.plan.manifest.Name, job.ID), tagJob, r.tags())
+	r.run, err = r.models.EnsureRun(ctx, id, fmt.Sprintf("%s-%.12s", r.plan.manifest.Name, job.ID), registry.TagJob, r.tags())
 	if err != nil {
 		return err
 	}
@@ -94,9 +85,9 @@ func (r *record) begin(ctx context.Context, experiment string) error {
 }
 
 func (r *record) tags() map[string]string {
-	tags := map[string]string{tagJob: r.plan.job.ID, tagCode: r.plan.job.Release.Digest, tagDataset: r.plan.job.Dataset}
+	tags := map[string]string{registry.TagJob: r.plan.job.ID, registry.TagCode: r.plan.job.Release.Digest, registry.TagDataset: r.plan.job.Dataset}
 	if r.plan.gitSHA != "" {
-		tags[tagGit] = r.plan.gitSHA
+		tags[registry.TagGit] = r.plan.gitSHA
 	}
 	return tags
 }
@@ -199,8 +190,8 @@ func (r *record) register(ctx context.Context, model training.Model) (registry.M
 			return registry.ModelVersion{}, false, err
 		}
 		tags := r.tags()
-		tags[tagONNX] = model.ONNXDigest
-		if version, created, err = r.models.EnsureModelVersion(ctx, r.plan.manifest.Model, r.run, artifacts, tagJob, tags); err != nil {
+		tags[registry.TagONNX] = model.ONNXDigest
+		if version, created, err = r.models.EnsureModelVersion(ctx, r.plan.manifest.Model, r.run, artifacts, registry.TagJob, tags); err != nil {
 			return registry.ModelVersion{}, false, err
 		}
 	}
@@ -209,12 +200,12 @@ func (r *record) register(ctx context.Context, model training.Model) (registry.M
 
 // same refuses a version whose file is another than the database's model of the same job.
 func same(version registry.ModelVersion, model training.Model) error {
-	if version.Tags[tagONNX] == model.ONNXDigest {
+	if version.Tags[registry.TagONNX] == model.ONNXDigest {
 		return nil
 	}
 	return fault.AsPermanent(fmt.Errorf("version %d of model %q has the same data, code and parameters, but its ONNX file has SHA-256 %q and the database's %q: "+
 		"the job was trained again with other Python libraries; delete that version in MLflow or choose another seed",
-		version.Version, version.Name, version.Tags[tagONNX], model.ONNXDigest))
+		version.Version, version.Name, version.Tags[registry.TagONNX], model.ONNXDigest))
 }
 
 // confirm checks a version that was registered before, and ends its run if the step was killed before it could.
@@ -247,7 +238,7 @@ func (r *record) describe(ctx context.Context, model training.Model) error {
 	// Tags, not parameters: what a resumed training sees may be newer than what the first one saw.
 	facts := map[string]string{
 		"insitu.best-epoch": strconv.Itoa(model.Epoch), "insitu.shard-rows": strings.Join(rows, ","),
-		"insitu.database": r.plan.server, tagONNX: model.ONNXDigest,
+		"insitu.database": r.plan.server, registry.TagONNX: model.ONNXDigest,
 	}
 	for name, version := range r.plan.libraries {
 		facts["insitu.library."+name] = version

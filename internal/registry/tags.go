@@ -1,0 +1,10 @@
+package registry
+
+// Tags that train-model gives a model version, and the job's run; the other steps read them.
+const (
+	TagJob     = "insitu.job"            // data, code, parameters and seed
+	TagCode    = "insitu.code-digest"    // SHA-256 of the ML app and its runtime
+	TagDataset = "insitu.dataset-digest" // SHA-256 of the data and how it was packed
+	TagONNX    = "insitu.onnx-digest"    // SHA-256 of the version's ONNX file
+	TagGit     = "git_sha"               // commit of the ML app, if it was given
+)
