@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"strconv"
 
@@ -40,6 +41,16 @@ func setting(root, selector, name string) string {
 		return ""
 	}
 	return values[name]
+}
+
+// address is a URL of a service binding without user and password, "" when it cannot be read: for display only.
+func address(root, selector, name string) string {
+	u, err := url.Parse(setting(root, selector, name))
+	if err != nil {
+		return ""
+	}
+	u.User = nil
+	return u.String()
 }
 
 // databaseConfig says where the database behind a service binding is, and who connects.

@@ -79,7 +79,7 @@ func (r *pipelineRun) summarise(result *localrun.Result, took time.Duration) *su
 	if c, err := databaseConfig(r.bindings, r.workflow.Value("inference-binding")); err == nil {
 		s.Inference.DSN = c.URL()
 	}
-	s.MLflowURL, s.S3 = setting(r.bindings, "mlflow", "uri"), setting(r.bindings, "s3", "endpoint")
+	s.MLflowURL, s.S3 = address(r.bindings, "mlflow", "uri"), address(r.bindings, "s3", "endpoint")
 	return s
 }
 

@@ -239,6 +239,26 @@ func TestBarsEndWhateverHappened(t *testing.T) {
 	}
 }
 
+func TestAddressesOfServicesAreShownWithoutPasswords(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	binding := filepath.Join(root, "registry")
+	if err := os.Mkdir(binding, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"type": "mlflow", "uri": "https://user:secret@registry.example.com/mlflow"} {
+		if err := os.WriteFile(filepath.Join(binding, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := address(root, "mlflow", "uri"); got != "https://registry.example.com/mlflow" {
+		t.Errorf("got %q", got)
+	}
+	if got := address(root, "s3", "endpoint"); got != "" {
+		t.Errorf("without a binding: %q", got)
+	}
+}
+
 func TestRunJSONHasTheDocumentedKeys(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "a", "run.json")
