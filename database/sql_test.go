@@ -214,3 +214,25 @@ func TestEveryPythonFunctionFixesItsSearchPath(t *testing.T) {
 		})
 	}
 }
+
+func TestARoleThatMayTrainLearnsTheLibraryVersions(t *testing.T) {
+	t.Parallel()
+	owner, caller, role := deployed(t, database.Training)
+	refused(t, caller, "42501", "permission denied", "select "+postgres.Ident(schemaOf(t, owner), "library_versions")+"()")
+	exec(t, owner, "select grant_training($1)", role)
+	var versions map[string]string
+	if err := caller.QueryRow(t.Context(), "select library_versions()").Scan(&versions); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"python", "numpy", "onnx", "onnxruntime"} {
+		if versions[name] == "" {
+			t.Errorf("no version of %s: %v", name, versions)
+		}
+	}
+	var imported bool
+	exec(t, owner, `create function pg_temp.imported(name text) returns boolean language plpython3u as 'import sys; return name in sys.modules'`)
+	exec(t, owner, "select library_versions()")
+	if err := owner.QueryRow(t.Context(), "select pg_temp.imported('torch')").Scan(&imported); err != nil || imported {
+		t.Errorf("asking for versions imported torch: %v, %v", imported, err)
+	}
+}

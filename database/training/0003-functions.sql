@@ -66,7 +66,23 @@ $python$;
 comment on function predict_onnx(bytea, text, bytea, int) is
   'Predictions of an ONNX model for n examples: float32 [n, outputs]; the model''s SHA-256 must be digest';
 revoke all on function predict_onnx(bytea, text, bytea, int) from public;
+create or replace function library_versions() returns json language plpython3u stable
+set search_path from current as $python$
+import json, platform
+from importlib import metadata
+versions = {"python": platform.python_version()}
+for name in ("numpy", "onnx", "onnxruntime", "torch"):
+    try:
+        versions[name] = metadata.version(name)  # reads the package's own record: importing torch takes a second
+    except metadata.PackageNotFoundError:
+        pass
+return json.dumps(versions)
+$python$;
+comment on function library_versions() is
+  'Versions of Python and of the packages that models are made with; packages that are not installed are left out';
+revoke all on function library_versions() from public;
 -- rollback
+drop function library_versions();
 drop function predict_onnx(bytea, text, bytea, int);
 drop function export_model(text, text, text, bytea);
 drop function predict_state(text, text, text, bytea, bytea);
