@@ -35,10 +35,7 @@ quietly() {
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 
 as_root() {
-  if [ "$(id -u)" = 0 ]; then "$@"; else
-    command -v sudo >/dev/null || { echo "install: this needs root or sudo: $*" >&2; exit 2; }
-    sudo "$@"
-  fi
+  if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
 }
 
 # packages NAME...: Debian packages, those that are missing.
@@ -49,6 +46,11 @@ packages() {
   done
   [ ${#missing[@]} -gt 0 ] || return 0
   say "Debian packages: ${missing[*]}"
+  if [ "$(id -u)" != 0 ] && ! command -v sudo >/dev/null; then
+    echo "install: that needs root, and there is no sudo. As root: apt-get install --no-install-recommends ${missing[*]}" >&2
+    exit 2
+  fi
+  as_root true # sudo asks for the password here, where it is seen
   # PostgreSQL's package would start a cluster of its own, which nobody asked for.
   if ! dpkg-query -W postgresql-common >/dev/null 2>&1; then
     as_root mkdir -p /etc/postgresql-common/createcluster.d
