@@ -24,7 +24,7 @@ quietly() {
   local name=$1 log=$logs/$1.log began=$SECONDS status=0 ticker
   shift
   # Nothing of this loop may outlive the script: neither its output nor the lock.
-  (while sleep 20 >/dev/null 2>&1 && kill -0 $$; do say "$name goes on ($((SECONDS - began)) s; log: $log)"; done) 9>&- &
+  (while sleep 30 >/dev/null 2>&1 && kill -0 $$; do say "$name goes on ($((SECONDS - began)) s; log: $log)"; done) 9>&- &
   ticker=$!
   "$@" >"$log" 2>&1 || status=$?
   kill "$ticker" 2>/dev/null || true
