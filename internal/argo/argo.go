@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -55,16 +56,30 @@ func WriteOutputs(dir string, outputs map[string][]byte) (err error) {
 	return nil
 }
 
-// RemoveOutputs deletes the named files of dir, so that an earlier attempt's results are not taken for this one's.
+// RemoveOutputs deletes the named files of dir, so that an earlier attempt's results are not taken for this one's,
+// and the temporary files that an attempt killed while it wrote them has left.
 func RemoveOutputs(dir string, names []string) error {
 	var problems []error
-	for _, name := range names {
-		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			problems = append(problems, fmt.Errorf("remove stale output %q: %w", name, err))
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		problems = append(problems, fmt.Errorf("remove stale outputs: %w", err))
+	}
+	stale := func(file string) bool {
+		return slices.ContainsFunc(names, func(name string) bool { return file == name || strings.HasPrefix(file, tempPrefix(name)) })
+	}
+	for _, e := range entries {
+		if !stale(e.Name()) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			problems = append(problems, fmt.Errorf("remove stale output %q: %w", e.Name(), err))
 		}
 	}
 	return errors.Join(problems...)
 }
+
+// tempPrefix begins the names of an output's temporary files.
+func tempPrefix(name string) string { return "." + name + "." }
 
 func keys(m map[string][]byte) []string {
 	names := make([]string, 0, len(m))
@@ -76,7 +91,7 @@ func keys(m map[string][]byte) []string {
 
 // writeTemp returns the path of the file it made, also when writing to it went wrong.
 func writeTemp(dir, name string, content []byte) (string, error) {
-	f, err := os.CreateTemp(dir, "."+name+".*")
+	f, err := os.CreateTemp(dir, tempPrefix(name)+"*")
 	if err != nil {
 		return "", err
 	}

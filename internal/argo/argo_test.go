@@ -46,6 +46,25 @@ func TestWriteOutputsLeavesNothingWhenOneCannotBeWritten(t *testing.T) {
 	}
 }
 
+func TestRemoveOutputsTakesAwayWhatAKilledAttemptLeft(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for _, name := range []string{"rows", ".rows.12345", ".report.html.99", "rows-of-another", ".other.1"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := RemoveOutputs(dir, []string{"rows", "report.html", "never written"}); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string][]byte{"rows-of-another": {}, ".other.1": {}}, files(t, dir)); diff != "" {
+		t.Error(diff)
+	}
+	if err := RemoveOutputs(filepath.Join(dir, "not there"), []string{"rows"}); err != nil {
+		t.Errorf("without the directory: %v", err)
+	}
+}
+
 func files(t *testing.T, dir string) map[string][]byte {
 	t.Helper()
 	entries, err := os.ReadDir(dir)

@@ -276,6 +276,11 @@ func (p *tenant) must(t *testing.T, steps ...string) {
 		if len(a.leftover) > 0 {
 			t.Errorf("%s ended well and left temporary files: %q", step, a.leftover)
 		}
+		for name := range p.outputs[step] {
+			if strings.HasPrefix(name, ".") {
+				t.Errorf("%s left %q, half an output of a killed attempt", step, name)
+			}
+		}
 	}
 }
 
