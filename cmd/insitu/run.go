@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -183,6 +184,11 @@ func (r *pipelineRun) prepare(ctx context.Context) error {
 		dataset, err := sourceURL(r.workflow.Value("dataset"))
 		if err != nil {
 			return fault.AsConfiguration(err)
+		}
+		if u, err := url.Parse(dataset); err == nil && u.Scheme == "file" {
+			if _, err := os.Stat(u.Path); err != nil {
+				return fault.AsConfiguration(fmt.Errorf("dataset: %w", err))
+			}
 		}
 		if err := r.workflow.Set("dataset", dataset); err != nil {
 			return fault.AsConfiguration(err)
