@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -33,6 +34,9 @@ func Wrap(err error, doing string) error {
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {
 		wrapped := fmt.Errorf("%s: %w", doing, err)
+		if errors.Is(err, context.Canceled) { // pgx calls it a timeout; we were told to stop
+			return fault.AsPermanent(wrapped)
+		}
 		if connErr := new(pgconn.ConnectError); errors.As(err, &connErr) || pgconn.Timeout(err) || lost(err) {
 			return fault.AsTemporary(wrapped)
 		}

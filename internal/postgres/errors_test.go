@@ -62,6 +62,21 @@ func TestAConnectionLostDuringAStatementIsTemporary(t *testing.T) {
 	}
 }
 
+func TestAStopByTheCallerIsNotTemporaryThoughPgxCallsItATimeout(t *testing.T) {
+	t.Parallel()
+	c, err := postgres.Connect(t.Context(), testenv.Training(t), postgres.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	stopped, stop := context.WithCancel(t.Context())
+	stop()
+	_, err = c.Exec(stopped, "select 1")
+	if err := postgres.Wrap(err, "read"); !errors.Is(err, context.Canceled) || fault.Of(err) != fault.Permanent {
+		t.Errorf("class %v of %v, expected a permanent fault", fault.Of(err), err)
+	}
+}
+
 // cuttable forwards one connection to the address until cut is called.
 func cuttable(t *testing.T, address string) (port int, cut func()) {
 	t.Helper()

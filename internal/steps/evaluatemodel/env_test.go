@@ -1,11 +1,9 @@
 package evaluatemodel
 
 import (
-	"context"
-	"fmt"
-	"hash/fnv"
 	"testing"
 
+	"github.com/insitu-ml/insitu/internal/changelog/changelogtest"
 	"github.com/insitu-ml/insitu/internal/postgres"
 	"github.com/insitu-ml/insitu/internal/testenv"
 )
@@ -14,23 +12,15 @@ import (
 func server(t *testing.T) (postgres.Config, string) {
 	t.Helper()
 	cfg := testenv.Training(t)
-	name := fnv.New64()
-	_, _ = name.Write([]byte(t.Name()))
-	schema := fmt.Sprintf("Test-evaluate-%x", name.Sum64())
-	run := func(sql string) {
-		c, err := postgres.Connect(context.Background(), cfg, postgres.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		if _, err := c.Exec(context.Background(), sql); err != nil {
-			t.Fatal(err)
-		}
+	schema := changelogtest.Schema(t, cfg, "Test-evaluate")
+	conn, err := postgres.Connect(t.Context(), cfg, postgres.Options{})
+	if err != nil {
+		t.Fatal(err)
 	}
-	drop := "drop schema if exists " + postgres.Ident(schema) + " cascade"
-	run(drop)
-	run("create schema " + postgres.Ident(schema))
-	t.Cleanup(func() { run(drop) })
+	defer conn.Close()
+	if err := postgres.EnsureSchema(t.Context(), conn, schema); err != nil {
+		t.Fatal(err)
+	}
 	return cfg, schema
 }
 
