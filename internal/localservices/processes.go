@@ -103,7 +103,7 @@ func (s *starter) startMLflow(ctx context.Context) error {
 	s.Log("starting MLflow on %s", s.MLflowURL)
 	venv := filepath.Join(s.Tools, "mlflow-venv")
 	p, log, err := s.daemon("mlflow",
-		append(s.environment("MLFLOW_DISABLE_TELEMETRY=true", "DO_NOT_TRACK=true", "GIT_PYTHON_REFRESH=quiet"), "PATH="+venv+"/bin:/usr/bin:/bin"),
+		append(s.environment("MLFLOW_DISABLE_TELEMETRY=true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false", "DO_NOT_TRACK=true", "GIT_PYTHON_REFRESH=quiet"), "PATH="+venv+"/bin:/usr/bin:/bin"),
 		filepath.Join(venv, "bin", "mlflow"), "server", "--host", "127.0.0.1", "--port", strconv.Itoa(port), "--workers", "1",
 		"--backend-store-uri", "sqlite:///"+s.path("mlflow", "mlflow.db"),
 		"--artifacts-destination", s.path("mlflow", "artifacts"))
