@@ -48,7 +48,7 @@ func (f Flag) Constraint() string {
 	return ""
 }
 
-func number(v float64) string { return strconv.FormatFloat(v, 'g', -1, 64) }
+func number(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }
 
 // parse returns the value of text as the flag's kind: string, int, float64, bool, time.Duration or map[string]any.
 func (f Flag) parse(text string) (any, error) {
