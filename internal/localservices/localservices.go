@@ -61,7 +61,7 @@ type process struct {
 	Start string `json:"start"` // field 22 of /proc/<pid>/stat
 }
 
-// DefaultTools is where scripts/install.sh puts things: INSITU_TOOLS there, else a cache directory.
+// DefaultTools is where scripts/install.sh puts things unless INSITU_TOOLS says otherwise; scripts/env.sh has the same rule.
 func DefaultTools() string {
 	if os.Geteuid() == 0 {
 		return "/var/cache/insitu"
