@@ -35,6 +35,9 @@ func Spec() step.Spec {
 		{Name: "reason", Usage: "why it passed or not, as evaluate-model said"},
 		{Name: "alias", Usage: "alias to move", Default: "staging"},
 		{Name: "champion-version", Usage: "version it was compared with, as evaluate-model said; when set, another one must not hold the alias by now", Kind: step.Int, Min: &one},
+		{Name: "approval", Usage: "what a person decided who was asked; when unset, nobody was", Enum: []string{approved, rejected}},
+		{Name: "approver", Usage: "who decided, as that person typed it"},
+		{Name: "approval-labels", Usage: "labels of the Argo workflow, of which those about the actor say who resumed it", Kind: step.JSON},
 	}
 	flags = append(flags, services.MLflowFlags()...)
 	return step.Spec{
@@ -44,18 +47,25 @@ func Spec() step.Spec {
 			"The version is tagged before: `insitu.promoted-at.<alias>`, `insitu.previous-version.<alias>` and `insitu.promoted-because.<alias>`; " +
 			"digests, metrics and `git_sha` are its tags since train-model and evaluate-model. " +
 			"The aliases staging and production also set the stage of that name where the server still has stages.\n\n" +
+			"Where a person was asked, `--approval` is the answer, and the version gets the tags `insitu.approval.<alias>` (`approve` or `reject`), `insitu.approved-by.<alias>` and `insitu.approved-at.<alias>`. " +
+			"Who decided is taken from the workflow's labels, which Argo's server sets for whoever resumes it (`workflows.argoproj.io/actor-preferred-username`, `-email` or `actor`), with the name from `--approver` after it in parentheses; that name alone where there are no such labels. " +
+			"A rejected version is not promoted: `promoted` is `false`, the alias stays where it is, and the step ends with exit code 0. " +
+			"Nobody can approve a version that did not pass.\n\n" +
 			"A version that did not pass is refused: nothing changes, `promoted` is `false`, the log says why, and the step ends with exit code 0, because that is a result and no failure. " +
 			"A version that was compared with one champion while another pipeline promoted another one was never compared with that: the step fails, nothing changes, and the pipeline must run again. " +
 			"Running the step again changes nothing.",
 		Flags: flags,
 		Outputs: []step.Output{
-			{Name: "promoted", Usage: "true if the version holds the alias now, false if it was refused"},
+			{Name: "promoted", Usage: "true if the version passed, was not rejected and holds the alias now, else false"},
 			{Name: "model-version", Usage: "version that holds the alias now; empty if none does"},
 			{Name: "previous-version", Usage: "version that held the alias before this one; empty if none did"},
 		},
 		Examples: []step.Example{{
 			Text:    "Promote version 4 of cifar_cnn",
 			Command: "promote-model-to-staging --model-name=cifar_cnn --model-version=4 --passed=true",
+		}, {
+			Text:    "Record that Jane rejected it",
+			Command: "promote-model-to-staging --model-name=cifar_cnn --model-version=4 --passed=true --approval=reject --approver=Jane",
 		}},
 		Run: run,
 	}
@@ -64,7 +74,8 @@ func Spec() step.Spec {
 func run(ctx context.Context, in *step.Input) error {
 	mlflow := services.MLflow(in)
 	p := promotion{
-		model: in.String("model-name"), version: in.Int("model-version"), alias: in.String("alias"), reason: in.String("reason"), champion: in.Int("champion-version"), log: in.Log, now: time.Now,
+		model: in.String("model-name"), version: in.Int("model-version"), alias: in.String("alias"), reason: in.String("reason"), champion: in.Int("champion-version"),
+		approval: newApproval(in.String("approval"), in.String("approver"), in.JSON("approval-labels")), log: in.Log, now: time.Now,
 	}
 	passed := in.Bool("passed")
 	if err := in.Validate(mlflow.Check(), checkAlias(p.alias)); err != nil {
@@ -75,20 +86,20 @@ func run(ctx context.Context, in *step.Input) error {
 		return err
 	}
 	p.models = models
-	holder, previous := 0, 0
-	if passed {
-		holder = p.version
+	promoted, holder, previous := false, 0, 0
+	switch {
+	case !passed:
+		holder, err = p.refuse(ctx)
+	case p.approval.decision == rejected:
+		holder, err = p.reject(ctx)
+	default:
+		promoted, holder = true, p.version
 		previous, err = p.promote(ctx)
-	} else {
-		in.Log.Warn("refused: the version did not pass", zap.String("model", p.model), zap.Int("version", p.version), zap.String("reason", p.reason))
-		var v registry.ModelVersion
-		v, err = p.holder(ctx)
-		holder = v.Version
 	}
 	if err != nil {
 		return err
 	}
-	in.Output("promoted", strconv.FormatBool(passed))
+	in.Output("promoted", strconv.FormatBool(promoted))
 	in.Output("model-version", number(holder))
 	in.Output("previous-version", number(previous))
 	return nil
@@ -102,6 +113,7 @@ type promotion struct {
 	version       int
 	alias, reason string
 	champion      int // version it was compared with, 0 if that is not known or there was none
+	approval      approval
 	log           *zap.Logger
 	now           func() time.Time
 }
@@ -118,6 +130,9 @@ func (p promotion) promote(ctx context.Context) (previous int, err error) {
 		return 0, err
 	}
 	if holder.Version == p.version {
+		if err := p.record(ctx, version); err != nil {
+			return 0, err
+		}
 		previous, _ = strconv.Atoi(version.Tags[tagPrevious+p.alias]) // empty: nobody
 		p.log.Info("the version holds the alias already", zap.String("model", p.model), zap.Int("version", p.version), zap.String("alias", p.alias))
 		return previous, p.stage(ctx, version)
@@ -126,21 +141,61 @@ func (p promotion) promote(ctx context.Context) (previous int, err error) {
 		return 0, fault.AsPermanent(fmt.Errorf("promote model %q version %d: it was compared with version %d, but version %d holds the alias %q by now; run the pipeline again, which compares with that",
 			p.model, p.version, p.champion, holder.Version, p.alias))
 	}
-	tags := []struct{ name, value string }{
+	if err := p.record(ctx, version); err != nil {
+		return 0, err
+	}
+	if err := p.tag(ctx, []tag{
 		{tagPrevious + p.alias, number(holder.Version)},
 		{tagReason + p.alias, p.reason},
 		{tagPromotedAt + p.alias, p.now().UTC().Format(time.RFC3339)},
-	}
-	for _, tag := range tags {
-		if err := p.models.SetVersionTag(ctx, p.model, p.version, tag.name, tag.value); err != nil {
-			return 0, err
-		}
+	}); err != nil {
+		return 0, err
 	}
 	if err := p.models.SetAlias(ctx, p.model, p.alias, p.version); err != nil {
 		return 0, err
 	}
 	p.log.Info("the alias moved", zap.String("model", p.model), zap.String("alias", p.alias), zap.Int("version", p.version), zap.String("previous", number(holder.Version)))
 	return holder.Version, p.stage(ctx, version)
+}
+
+// refuse leaves everything as it is and returns the version that holds the alias, 0 if none does.
+func (p promotion) refuse(ctx context.Context) (int, error) {
+	p.log.Warn("refused: the version did not pass", zap.String("model", p.model), zap.Int("version", p.version), zap.String("reason", p.reason))
+	v, err := p.holder(ctx)
+	return v.Version, err
+}
+
+// reject records that a person rejected the version and returns the version that holds the alias, 0 if none does.
+func (p promotion) reject(ctx context.Context) (int, error) {
+	version, err := p.models.ModelVersion(ctx, p.model, p.version)
+	if err != nil {
+		return 0, err
+	}
+	holder, err := p.holder(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if err := p.record(ctx, version); err != nil {
+		return 0, err
+	}
+	message := "rejected: the alias stays where it is"
+	if holder.Version == p.version {
+		message = "rejected, but the version holds the alias since an earlier promotion and keeps it"
+	}
+	p.log.Warn(message, zap.String("model", p.model), zap.Int("version", p.version), zap.String("alias", p.alias), zap.String("by", p.approval.by))
+	return holder.Version, nil
+}
+
+// tag is one of a version.
+type tag struct{ name, value string }
+
+func (p promotion) tag(ctx context.Context, tags []tag) error {
+	for _, t := range tags {
+		if err := p.models.SetVersionTag(ctx, p.model, p.version, t.name, t.value); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // holder is the version that holds the alias, version 0 if none does.
