@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what `make run` and `make test` need on Debian 12, as root or as a user with sudo.
 # Quick when everything is there; says what it does; run again it goes on where it stopped.
-# `install.sh test` and `install.sh lint` add what only those need.
+# `install.sh test`, `install.sh lint` and `install.sh chart` add what only those need.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/env.sh
@@ -10,6 +10,9 @@ go_version=1.26.8
 versitygw_version=v1.8.0
 golangci_version=v2.15.0
 gotestsum_version=v1.13.0
+helm_version=v3.19.0
+helm_docs_version=v1.14.2
+kubeconform_version=v0.7.0
 logs=$INSITU_TOOLS/logs
 mkdir -p "$INSITU_TOOLS/bin" "$logs"
 
@@ -136,6 +139,11 @@ test) gotool gotestsum gotest.tools/gotestsum "$gotestsum_version" ;;
 lint)
   packages shellcheck
   gotool golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint "$golangci_version"
+  ;;
+chart)
+  gotool helm helm.sh/helm/v3/cmd/helm "$helm_version"
+  gotool helm-docs github.com/norwoodj/helm-docs/cmd/helm-docs "$helm_docs_version"
+  gotool kubeconform github.com/yannh/kubeconform/cmd/kubeconform "$kubeconform_version"
   ;;
 esac
 chmod -R a+rX "$INSITU_TOOLS/bin"
