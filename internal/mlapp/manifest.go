@@ -82,12 +82,22 @@ func ParseManifest(text []byte) (Manifest, error) {
 	return m, nil
 }
 
+// CheckModel says what is wrong with the name of a registered model, by the rule of the key model.
+func CheckModel(name string) error { return checkName(name) }
+
+func checkName(name string) error {
+	if !nameRule.MatchString(name) {
+		return fmt.Errorf("%q: expected up to 100 letters, digits, %q, %q and %q", name, "_", ".", "-")
+	}
+	return nil
+}
+
 func (m *Manifest) check() error {
 	var problems []error
 	problem := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
 	for key, value := range map[string]string{"name": m.Name, "model": m.Model} {
-		if !nameRule.MatchString(value) {
-			problem("%s %q: expected up to 100 letters, digits, %q, %q and %q", key, value, "_", ".", "-")
+		if err := checkName(value); err != nil {
+			problem("%s %w", key, err)
 		}
 	}
 	if m.Task != Classification && m.Task != Regression {

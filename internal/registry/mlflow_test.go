@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -40,11 +41,11 @@ func TestRunsOnARealServer(t *testing.T) {
 		t.Fatalf("second call gave %q, error %v", again, err)
 	}
 	tags := map[string]string{"insitu.job": "j1", "git_sha": "abc"}
-	run, err := c.EnsureRun(ctx, experiment, "first", "insitu.job", tags)
+	run, err := c.EnsureRun(ctx, experiment, "first", tags, "insitu.job")
 	if err != nil || run.Status != registry.Running || run.Tags["git_sha"] != "abc" {
 		t.Fatalf("run %+v, error %v", run, err)
 	}
-	if again, err := c.EnsureRun(ctx, experiment, "second", "insitu.job", tags); err != nil || again.ID != run.ID {
+	if again, err := c.EnsureRun(ctx, experiment, "second", tags, "insitu.job"); err != nil || again.ID != run.ID {
 		t.Fatalf("second call gave %+v, error %v", again, err)
 	}
 	for range 2 { // a second time changes nothing
@@ -75,6 +76,36 @@ func TestRunsOnARealServer(t *testing.T) {
 	}
 }
 
+func TestOneOfManyClaimsAModel(t *testing.T) {
+	t.Parallel()
+	ctx, c, name := t.Context(), mlflow(t), unique(t)
+	owners := make([]string, 4)
+	var wait sync.WaitGroup
+	for i := range owners {
+		wait.Go(func() {
+			var err error
+			if owners[i], err = c.ClaimModel(ctx, name, "insitu.tenant", fmt.Sprintf("db/tenant-%d@7", i)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wait.Wait()
+	for _, owner := range owners {
+		if owner == "" || owner != owners[0] {
+			t.Errorf("owners %q", owners)
+		}
+	}
+	// A model that was registered without an owner gets one.
+	if err := c.EnsureModel(ctx, "plain-"+name); err != nil {
+		t.Fatal(err)
+	}
+	for _, claim := range []string{"a", "b"} {
+		if owner, err := c.ClaimModel(ctx, "plain-"+name, "insitu.tenant", claim); err != nil || owner != "a" {
+			t.Errorf("%s claims it: %q, %v", claim, owner, err)
+		}
+	}
+}
+
 func TestPythonLoadsAndPredictsWithARegisteredModel(t *testing.T) {
 	t.Parallel()
 	python := registrytest.Python(t)
@@ -85,7 +116,7 @@ func TestPythonLoadsAndPredictsWithARegisteredModel(t *testing.T) {
 		t.Fatal(err)
 	}
 	tags := map[string]string{"insitu.job": "j1", "git_sha": "abc"}
-	run, err := c.EnsureRun(ctx, experiment, "job", "insitu.job", tags)
+	run, err := c.EnsureRun(ctx, experiment, "job", tags, "insitu.job")
 	if err != nil {
 		t.Fatal(err)
 	}

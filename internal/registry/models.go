@@ -65,6 +65,42 @@ func (c *Client) EnsureModel(ctx context.Context, name string) error {
 	return err
 }
 
+// ClaimModel gives the registered model a tag unless it has another value already, and returns the value it has.
+// A model that does not exist is created with the tag in one call: of two that claim it at once, one gets it.
+func (c *Client) ClaimModel(ctx context.Context, name, key, value string) (string, error) {
+	type model struct {
+		Tags []pair `json:"tags"`
+	}
+	get := func() (model, bool, error) {
+		var out struct {
+			Model model `json:"registered_model"`
+		}
+		err := c.call(ctx, fmt.Sprintf("get model %q", name), http.MethodGet, "registered-models/get", url.Values{"name": {name}}, &out)
+		if errors.Is(err, ErrNotFound) {
+			return model{}, false, nil
+		}
+		return out.Model, err == nil, err
+	}
+	found, err := ensure(ctx, c, get, func() (model, error) {
+		tags := []pair{{key, value}}
+		err := c.json(ctx, request{doing: fmt.Sprintf("create model %q", name), method: http.MethodPost, path: "registered-models/create", once: true},
+			map[string]any{"name": name, "tags": tags}, nil)
+		return model{tags}, err
+	})
+	if err != nil {
+		return "", err
+	}
+	if has := unpair(found.Tags)[key]; has != "" {
+		return has, nil
+	}
+	if err := c.call(ctx, fmt.Sprintf("set tag %q of model %q", key, name), http.MethodPost, "registered-models/set-tag",
+		map[string]any{"name": name, "key": key, "value": value}, nil); err != nil {
+		return "", err
+	}
+	found, _, err = get() // the last of two that set it at once has it
+	return unpair(found.Tags)[key], err
+}
+
 // ModelVersions returns the versions of a model that carry all tags, the lowest number first; none if there is no such model.
 func (c *Client) ModelVersions(ctx context.Context, name string, tags map[string]string) ([]ModelVersion, error) {
 	quoted, err := quote(name)

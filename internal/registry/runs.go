@@ -147,11 +147,15 @@ func (c *Client) GetRun(ctx context.Context, id string) (Run, error) {
 	return out.Run.run(), err
 }
 
-// EnsureRun returns the oldest run of the experiment whose tag key has the value tags[key];
+// EnsureRun returns the oldest run of the experiment whose tags of the given keys have the values in tags;
 // it creates one with all tags unless there is one.
-func (c *Client) EnsureRun(ctx context.Context, experimentID, name, key string, tags map[string]string) (Run, error) {
+func (c *Client) EnsureRun(ctx context.Context, experimentID, name string, tags map[string]string, keys ...string) (Run, error) {
+	wanted := map[string]string{}
+	for _, key := range keys {
+		wanted[key] = tags[key]
+	}
 	return ensure(ctx, c, func() (Run, bool, error) {
-		runs, err := c.SearchRuns(ctx, experimentID, map[string]string{key: tags[key]})
+		runs, err := c.SearchRuns(ctx, experimentID, wanted)
 		if err != nil || len(runs) == 0 {
 			return Run{}, false, err
 		}

@@ -7,4 +7,6 @@ const (
 	TagDataset = "insitu.dataset-digest" // SHA-256 of the data and how it was packed
 	TagONNX    = "insitu.onnx-digest"    // SHA-256 of the version's ONNX file
 	TagGit     = "git_sha"               // commit of the ML app, if it was given
+	// TagTenant is which schema of which database it was trained in (training.Tenant); of a registered model, whose it is.
+	TagTenant = "insitu.tenant"
 )

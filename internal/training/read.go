@@ -58,6 +58,23 @@ func absent(err error, doing, step string) error {
 	return postgres.Wrap(err, doing)
 }
 
+// Tenant says which schema this is, whatever the address of its server: database/schema@identifier, where the
+// identifier is the one the server's data has had since it was made, and every copy of its disk has.
+// Servers that have no such identifier or do not tell it (Greenplum 6, PostgreSQL before 9.6) leave it out.
+func Tenant(ctx context.Context, c *postgres.Conn, schema string) (string, error) {
+	var tenant, identifier string
+	if err := c.QueryRow(ctx, "select current_database()").Scan(&tenant); err != nil {
+		return "", postgres.Wrap(err, "ask for the name of the database")
+	}
+	tenant += "/" + schema
+	switch err := c.QueryRow(ctx, "select system_identifier::text from pg_control_system()").Scan(&identifier); postgres.State(err) {
+	case "42883", "42501": // undefined function, insufficient privilege
+		return tenant, nil
+	default:
+		return tenant + "@" + identifier, postgres.Wrap(err, "ask for the system identifier of the database")
+	}
+}
+
 // Libraries are the versions of Python and of the packages that models are made with, by name,
 // as the schema's function library_versions tells them; none if the schema was deployed without it.
 func Libraries(ctx context.Context, c *postgres.Conn, schema string) (map[string]string, error) {

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
@@ -29,6 +30,7 @@ type Server struct {
 	runs        []*Run
 	versions    []*Version
 	models      map[string]map[string]int // model -> alias -> version
+	modelTags   map[string]map[string]string
 	artifacts   map[string][]byte
 	noStages    bool
 }
@@ -52,7 +54,7 @@ type Version struct {
 
 // New starts a server that the test stops.
 func New(t testing.TB) *Server {
-	s := &Server{experiments: map[string]string{}, models: map[string]map[string]int{}, artifacts: map[string][]byte{}}
+	s := &Server{experiments: map[string]string{}, models: map[string]map[string]int{}, modelTags: map[string]map[string]string{}, artifacts: map[string][]byte{}}
 	server := httptest.NewServer(s)
 	t.Cleanup(server.Close)
 	s.URL = server.URL
@@ -67,7 +69,7 @@ func (s *Server) AddVersion(name string, tags map[string]string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.models[name] == nil {
-		s.models[name] = map[string]int{}
+		s.models[name], s.modelTags[name] = map[string]int{}, map[string]string{}
 	}
 	return s.addVersion(name, "", "", tags).Version
 }
@@ -124,6 +126,28 @@ func (s *Server) Alias(model, alias string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.models[model][alias]
+}
+
+// ModelTags are the tags of a registered model.
+func (s *Server) ModelTags(model string) map[string]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.modelTags[model])
+}
+
+// ForgetTag takes a tag from all models, versions and runs, as if they were from before there was that tag.
+func (s *Server) ForgetTag(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, tags := range s.modelTags {
+		delete(tags, name)
+	}
+	for _, v := range s.versions {
+		delete(v.Tags, name)
+	}
+	for _, r := range s.runs {
+		delete(r.Tags, name)
+	}
 }
 
 // Requests is how many there were.
@@ -316,7 +340,7 @@ func (s *Server) handleModel(path string, q in, get func(string) string) (any, *
 		if aliases != nil {
 			return nil, &failure{400, "RESOURCE_ALREADY_EXISTS", "model exists"}
 		}
-		s.models[name] = map[string]int{}
+		s.models[name], s.modelTags[name] = map[string]int{}, mapOf(q.Tags)
 		return nil, nil
 	}
 	if aliases == nil {
@@ -324,7 +348,10 @@ func (s *Server) handleModel(path string, q in, get func(string) string) (any, *
 	}
 	switch path {
 	case "GET registered-models/get":
-		return object{}, nil
+		return object{"registered_model": object{"name": name, "tags": entries(s.modelTags[name])}}, nil
+	case "POST registered-models/set-tag":
+		s.modelTags[name][q.Key] = q.Value
+		return nil, nil
 	case "POST model-versions/create":
 		return object{"model_version": s.wire(s.addVersion(name, q.RunID, q.Source, mapOf(q.Tags)))}, nil
 	case "DELETE registered-models/alias":

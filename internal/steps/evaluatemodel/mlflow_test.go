@@ -35,7 +35,7 @@ func TestTheStepOnRealServers(t *testing.T) {
 	var runs []registry.Run
 	for version := 1; version <= 2; version++ {
 		tags := models.versions[version].Tags
-		run, err := client.EnsureRun(ctx, experiment, name, "insitu.job", tags)
+		run, err := client.EnsureRun(ctx, experiment, name, tags, "insitu.job")
 		if err != nil {
 			t.Fatal(err)
 		}

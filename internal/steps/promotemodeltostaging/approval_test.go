@@ -202,7 +202,7 @@ func TestMLflowKeepsADecision(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run, err := client.EnsureRun(t.Context(), experiment, "run", "insitu.job", map[string]string{"insitu.job": name})
+	run, err := client.EnsureRun(t.Context(), experiment, "run", map[string]string{"insitu.job": name}, "insitu.job")
 	if err != nil {
 		t.Fatal(err)
 	}

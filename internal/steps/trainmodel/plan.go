@@ -22,6 +22,7 @@ type wanted struct {
 	parameters            map[string]any // numbers are json.Number
 	seed                  int64
 	gitSHA                string
+	model                 string // registered model; "": the app's
 }
 
 // plan is a job that can be trained, and what the registry is told about it.
@@ -30,6 +31,8 @@ type plan struct {
 	manifest  mlapp.Manifest
 	data      *dataset.Manifest
 	gitSHA    string
+	model     string            // registered model
+	tenant    string            // see training.Tenant
 	libraries map[string]string // versions in the database, python among them; empty when the schema cannot tell
 	server    string            // the database's version
 }
@@ -57,11 +60,17 @@ func (w wanted) plan(ctx context.Context, config postgres.Config) (plan, error) 
 	if err := json.Unmarshal(release.Manifest, &p.manifest); err != nil {
 		return plan{}, fmt.Errorf("manifest of release %q: %w", w.code, err)
 	}
+	if p.model = w.model; p.model == "" {
+		p.model = p.manifest.Model
+	}
 	parameters, err := w.resolve(&p.manifest)
 	if err := errors.Join(err, fits(&p.manifest, data)); err != nil {
 		return plan{}, fault.AsConfiguration(err)
 	}
 	if p.libraries, err = training.Libraries(ctx, c, w.schema); err != nil {
+		return plan{}, err
+	}
+	if p.tenant, err = training.Tenant(ctx, c, w.schema); err != nil {
 		return plan{}, err
 	}
 	p.job = training.Job{

@@ -36,11 +36,24 @@ type record struct {
 
 // registered returns the version of the job, if there is one.
 func (r *record) registered(ctx context.Context) (registry.ModelVersion, bool, error) {
-	versions, err := r.models.ModelVersions(ctx, r.plan.manifest.Model, map[string]string{registry.TagJob: r.plan.job.ID})
+	versions, err := r.models.ModelVersions(ctx, r.plan.model, map[string]string{registry.TagJob: r.plan.job.ID})
 	if err != nil || len(versions) == 0 {
 		return registry.ModelVersion{}, false, err
 	}
 	return versions[0], true, nil
+}
+
+// claim makes the registered model this tenant's, or refuses to touch it.
+//
+// Versions of one name are compared with each other and replace each other, so they must come from one place.
+// A model without an owner, from before there were owners or registered by hand, gets this one.
+func (r *record) claim(ctx context.Context) error {
+	owner, err := r.models.ClaimModel(ctx, r.plan.model, registry.TagTenant, r.plan.tenant)
+	if err == nil && owner != r.plan.tenant {
+		err = fault.AsConfiguration(fmt.Errorf("the registered model %q belongs to the training schema %q, and this is %q: choose another name with --model-name (the workflow's parameter model-name); "+
+			"or, if this schema is the other one after a move, delete the tag %q of the registered model in MLflow", r.plan.model, owner, r.plan.tenant, registry.TagTenant))
+	}
+	return err
 }
 
 // train opens the run, drives the training and registers its model.
@@ -71,7 +84,7 @@ func (r *record) begin(ctx context.Context, experiment string) error {
 		return err
 	}
 	job := r.plan.job
-	r.run, err = r.models.EnsureRun(ctx, id, fmt.Sprintf("%s-%.12s", r.plan.manifest.Name, job.ID), registry.TagJob, r.tags())
+	r.run, err = r.models.EnsureRun(ctx, id, fmt.Sprintf("%s-%.12s", r.plan.manifest.Name, job.ID), r.tags(), registry.TagJob, registry.TagTenant)
 	if err != nil {
 		return err
 	}
@@ -85,7 +98,7 @@ func (r *record) begin(ctx context.Context, experiment string) error {
 }
 
 func (r *record) tags() map[string]string {
-	tags := map[string]string{registry.TagJob: r.plan.job.ID, registry.TagCode: r.plan.job.Release.Digest, registry.TagDataset: r.plan.job.Dataset}
+	tags := map[string]string{registry.TagJob: r.plan.job.ID, registry.TagCode: r.plan.job.Release.Digest, registry.TagDataset: r.plan.job.Dataset, registry.TagTenant: r.plan.tenant}
 	if r.plan.gitSHA != "" {
 		tags[registry.TagGit] = r.plan.gitSHA
 	}
@@ -189,9 +202,12 @@ func (r *record) register(ctx context.Context, model training.Model) (registry.M
 		if err := r.describe(ctx, model); err != nil {
 			return registry.ModelVersion{}, false, err
 		}
+		if err := r.claim(ctx); err != nil { // two that claimed a model without an owner at once may both have got it before
+			return registry.ModelVersion{}, false, err
+		}
 		tags := r.tags()
 		tags[registry.TagONNX] = model.ONNXDigest
-		if version, created, err = r.models.EnsureModelVersion(ctx, r.plan.manifest.Model, r.run, artifacts, registry.TagJob, tags); err != nil {
+		if version, created, err = r.models.EnsureModelVersion(ctx, r.plan.model, r.run, artifacts, registry.TagJob, tags); err != nil {
 			return registry.ModelVersion{}, false, err
 		}
 	}
@@ -212,6 +228,11 @@ func same(version registry.ModelVersion, model training.Model) error {
 func (r *record) confirm(ctx context.Context, version registry.ModelVersion, model training.Model) error {
 	if err := same(version, model); err != nil {
 		return err
+	}
+	if version.Tags[registry.TagTenant] == "" { // registered before there was this tag
+		if err := r.models.SetVersionTag(ctx, version.Name, version.Version, registry.TagTenant, r.plan.tenant); err != nil {
+			return err
+		}
 	}
 	run, err := r.models.GetRun(ctx, version.RunID)
 	if err != nil || run.Status == registry.Finished {

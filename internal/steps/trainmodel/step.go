@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/insitu-ml/insitu/internal/changelog"
+	"github.com/insitu-ml/insitu/internal/mlapp"
 	"github.com/insitu-ml/insitu/internal/registry"
 	"github.com/insitu-ml/insitu/internal/services"
 	"github.com/insitu-ml/insitu/internal/step"
@@ -28,6 +29,7 @@ func Spec() step.Spec {
 		{Name: "epochs", Usage: "times the training data is gone through; when unset, the ML app's default", Kind: step.Int, Min: &one},
 		{Name: "parameters", Usage: "hyper-parameters as a JSON object; those left out have the ML app's defaults", Kind: step.JSON},
 		{Name: "seed", Usage: "seed of the initial state and of everything random in training", Kind: step.Int, Default: "0", Min: &zero},
+		{Name: "model-name", Usage: "registered model; when unset, the ML app's. Tenants that share an MLflow server need one each"},
 		{Name: "experiment", Usage: "MLflow experiment; when unset, the ML app's name"},
 		{Name: "git-sha", Usage: "commit of the ML app, for the tag git_sha; when unset, the one it was deployed with"},
 		{Name: "lock-wait", Usage: "how long to wait while another driver trains the same job", Kind: step.Duration, Default: "30s"},
@@ -46,7 +48,9 @@ func Spec() step.Spec {
 			"A job whose model is registered already is not trained again: `trained` is `false`, `reason` says so, and the outputs are that version's.\n\n" +
 			"The best epoch by validation loss becomes the model; a `patience` among the parameters stops the training after so many epochs without a better one. " +
 			"It is exported as ONNX and registered as one model version a job, which `mlflow.pyfunc.load_model` can load. " +
-			"The version has the tags `insitu.job`, `insitu.code-digest`, `insitu.dataset-digest`, `insitu.onnx-digest` and `git_sha`.\n\n" +
+			"The version has the tags `insitu.job`, `insitu.code-digest`, `insitu.dataset-digest`, `insitu.onnx-digest`, `insitu.tenant` and `git_sha`.\n\n" +
+			"A registered model belongs to one tenant: the schema and database that first trained it, which its tag `insitu.tenant` names. " +
+			"The step refuses another tenant's before it trains; `--model-name` gives yours a name of its own.\n\n" +
 			"The learning curve goes to MLflow epoch by epoch: `loss`, `accuracy`, `validation_loss`, `validation_accuracy`, `rows_per_second`, `epoch_seconds`, `shard_skew`. " +
 			"A point that MLflow does not take is sent again at the end.",
 		Flags: flags,
@@ -71,14 +75,14 @@ func Spec() step.Spec {
 func run(ctx context.Context, in *step.Input) error {
 	database, mlflow := services.Training(in), services.MLflow(in)
 	w := wanted{
-		schema: in.String("schema"), code: in.String("code-digest"), dataset: in.String("dataset-digest"),
+		schema: in.String("schema"), model: in.String("model-name"), code: in.String("code-digest"), dataset: in.String("dataset-digest"),
 		parameters: in.JSON("parameters"), seed: int64(in.Int("seed")), gitSHA: in.String("git-sha"),
 	}
 	if in.IsSet("epochs") {
 		w.epochs = in.Int("epochs")
 	}
 	experiment, wait := in.String("experiment"), in.Duration("lock-wait")
-	if err := in.Validate(mlflow.Check(), changelog.CheckSchema(w.schema),
+	if err := in.Validate(mlflow.Check(), changelog.CheckSchema(w.schema), checkModel(w.model),
 		checkDigest("code-digest", w.code), checkDigest("dataset-digest", w.dataset), checkWait(wait)); err != nil {
 		return err
 	}
@@ -95,6 +99,9 @@ func run(ctx context.Context, in *step.Input) error {
 	}
 
 	rec := &record{models: models, plan: p, log: in.Log}
+	if err := rec.claim(ctx); err != nil {
+		return err
+	}
 	driver, err := training.Open(ctx, database, p.job, training.Options{Schema: w.schema, LockWait: wait, Epoch: rec.epoch(ctx), Progress: in.Progress})
 	if err != nil {
 		return err
@@ -153,6 +160,16 @@ func (o outcome) write(in *step.Input, p plan, curve []training.Epoch) {
 	in.Output("trained", strconv.FormatBool(o.created))
 	in.Output("validation-accuracy", accuracy)
 	in.Output("reason", reason)
+}
+
+func checkModel(name string) error {
+	if name == "" {
+		return nil
+	}
+	if err := mlapp.CheckModel(name); err != nil {
+		return fmt.Errorf("--model-name is %w", err)
+	}
+	return nil
 }
 
 func checkDigest(flag, value string) error {

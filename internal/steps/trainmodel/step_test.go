@@ -43,6 +43,15 @@ func count(t *testing.T, f *trainingtest.Fixture, table string) (n int) {
 	return n
 }
 
+// tenant is how the fixture's schema is named in the registry.
+func tenant(t *testing.T, f *trainingtest.Fixture) (name string) {
+	t.Helper()
+	if err := f.Connect(t).QueryRow(t.Context(), "select current_database() || '/' || $1 || '@' || system_identifier from pg_control_system()", f.Schema).Scan(&name); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
 func TestAModelIsTrainedAndRegisteredOnce(t *testing.T) {
 	t.Parallel()
 	config, schema := trainingtest.Server(t)
@@ -82,6 +91,7 @@ func TestAModelIsTrainedAndRegisteredOnce(t *testing.T) {
 	onnx := version.Tags["insitu.onnx-digest"]
 	tags := map[string]string{
 		"insitu.job": job, "insitu.code-digest": f.App.Digest, "insitu.dataset-digest": f.Dataset.Digest, "insitu.onnx-digest": onnx, "git_sha": "abc",
+		"insitu.tenant": tenant(t, f),
 	}
 	if diff := cmp.Diff(tags, version.Tags); diff != "" || len(onnx) != 64 {
 		t.Errorf("version tags: %s", diff)
@@ -124,6 +134,59 @@ func TestAModelIsTrainedAndRegisteredOnce(t *testing.T) {
 	}
 }
 
+func TestTenantsThatShareAnMLflowDoNotMix(t *testing.T) {
+	t.Parallel()
+	s := registrytest.New(t)
+	var tenants []*trainingtest.Fixture
+	for range 2 { // the same code and data: even the same job
+		config, schema := trainingtest.Server(t)
+		tenants = append(tenants, trainingtest.New(t, config, schema, 1))
+	}
+	first := run(t, tenants[0], s.URL, map[string]string{"epochs": "1"})
+	if want := map[string]string{"insitu.tenant": tenant(t, tenants[0])}; first.Code != 0 || !cmp.Equal(want, s.ModelTags("blobs_softmax")) {
+		t.Fatalf("exit %d, model tags %v\n%s", first.Code, s.ModelTags("blobs_softmax"), first.Stderr)
+	}
+
+	refused := run(t, tenants[1], s.URL, map[string]string{"epochs": "1"})
+	if refused.Code != 2 || !strings.Contains(refused.Message, "--model-name") || !strings.Contains(refused.Message, tenant(t, tenants[0])) || count(t, tenants[1], "jobs") != 0 {
+		t.Errorf("exit %d, %d jobs, message %s", refused.Code, count(t, tenants[1], "jobs"), refused.Message)
+	}
+
+	second := run(t, tenants[1], s.URL, map[string]string{"epochs": "1", "model-name": "other.model"})
+	if second.Code != 0 || second.Outputs["model-name"] != "other.model" || second.Outputs["model-version"] != "1" || second.Outputs["trained"] != "true" ||
+		second.Outputs["job"] != first.Outputs["job"] || second.Outputs["run-id"] == first.Outputs["run-id"] {
+		t.Errorf("exit %d, outputs %v, and of the first %v", second.Code, second.Outputs, first.Outputs)
+	}
+	for i, v := range s.Versions() {
+		if v.Tags["insitu.tenant"] != tenant(t, tenants[i]) || s.Runs()[i].Tags["insitu.tenant"] != tenant(t, tenants[i]) {
+			t.Errorf("version %+v, run %+v", v, s.Runs()[i])
+		}
+	}
+
+	// Neither disturbs the other: both find what they made.
+	for i, flags := range []map[string]string{{"epochs": "1"}, {"epochs": "1", "model-name": "other.model"}} {
+		if r := run(t, tenants[i], s.URL, flags); r.Code != 0 || r.Outputs["trained"] != "false" {
+			t.Errorf("tenant %d again: exit %d, outputs %v", i, r.Code, r.Outputs)
+		}
+	}
+	if len(s.Versions()) != 2 || len(s.Runs()) != 2 {
+		t.Errorf("versions %v, runs %v", s.Versions(), s.Runs())
+	}
+}
+
+func TestAModelFromBeforeThereWereTenantsIsAdopted(t *testing.T) {
+	t.Parallel()
+	config, schema := trainingtest.Server(t)
+	f, s := trainingtest.New(t, config, schema, 1), registrytest.New(t)
+	run(t, f, s.URL, map[string]string{"epochs": "1"})
+	s.ForgetTag("insitu.tenant")
+	r := run(t, f, s.URL, map[string]string{"epochs": "1"})
+	want := tenant(t, f)
+	if r.Code != 0 || r.Outputs["trained"] != "false" || s.ModelTags("blobs_softmax")["insitu.tenant"] != want || s.Versions()[0].Tags["insitu.tenant"] != want || len(s.Versions()) != 1 {
+		t.Errorf("exit %d, outputs %v, model %v, versions %v\n%s", r.Code, r.Outputs, s.ModelTags("blobs_softmax"), s.Versions(), r.Message)
+	}
+}
+
 func TestWrongSettingsAreReportedTogetherBeforeAnythingIsTouched(t *testing.T) {
 	t.Parallel()
 	config, schema := trainingtest.Server(t)
@@ -137,6 +200,7 @@ func TestWrongSettingsAreReportedTogetherBeforeAnythingIsTouched(t *testing.T) {
 			[]string{`"learning_rate"`, `"momentum" is not declared`, `7 is more than 1`}},
 		{"epochs said twice", map[string]string{"epochs": "2", "parameters": `{"epochs": 3}`}, []string{"--epochs is 2 and --parameters says 3"}},
 		{"more epochs than the app allows", map[string]string{"epochs": "51"}, []string{"51 is more than 50"}},
+		{"a model's name that is none", map[string]string{"model-name": "a/b"}, []string{`--model-name is "a/b": expected up to 100 letters`}},
 		{"no epochs", map[string]string{"epochs": "0"}, []string{"epochs"}},
 		{"a negative seed", map[string]string{"seed": "-1"}, []string{"seed"}},
 		{"digests that are none", map[string]string{"code-digest": "abc", "dataset-digest": "../x"}, []string{`--code-digest is "abc"`, `--dataset-digest is "../x"`}},
@@ -282,7 +346,8 @@ func TestPythonPredictsWithTheTrainedModel(t *testing.T) {
 	config, schema := trainingtest.Server(t)
 	f := trainingtest.New(t, config, schema, 2)
 	experiment := fmt.Sprintf("train-model-%d", time.Now().UnixNano())
-	r := run(t, f, server.URI, map[string]string{"epochs": "2", "experiment": experiment, "seed": strconv.FormatInt(time.Now().UnixMicro(), 10)})
+	model := strings.ReplaceAll(experiment, "train-model-", "blobs-") // other tests are other tenants
+	r := run(t, f, server.URI, map[string]string{"epochs": "2", "experiment": experiment, "model-name": model, "seed": strconv.FormatInt(time.Now().UnixMicro(), 10)})
 	if r.Code != 0 {
 		t.Fatalf("exit %d\n%s", r.Code, r.Stderr)
 	}
@@ -295,7 +360,7 @@ func TestPythonPredictsWithTheTrainedModel(t *testing.T) {
 		t.Fatal(err)
 	}
 	alias := "t" + strings.ReplaceAll(experiment, "train-model-", "")
-	if err := client.SetAlias(t.Context(), "blobs_softmax", alias, version); err != nil {
+	if err := client.SetAlias(t.Context(), model, alias, version); err != nil {
 		t.Fatal(err)
 	}
 	var data []byte
@@ -312,7 +377,7 @@ func TestPythonPredictsWithTheTrainedModel(t *testing.T) {
 	cmd := exec.CommandContext(t.Context(), python, "-c", `
 import mlflow, numpy, sys
 mlflow.set_tracking_uri(sys.argv[1])
-model = mlflow.pyfunc.load_model("models:/blobs_softmax@" + sys.argv[2])
+model = mlflow.pyfunc.load_model("models:/" + sys.argv[6] + "@" + sys.argv[2])
 x = numpy.fromfile(sys.argv[3], "<f4").reshape(-1, 8)
 out = model.predict(x)
 out = next(iter(out.values())) if isinstance(out, dict) else out
@@ -321,7 +386,7 @@ assert model.metadata.signature.inputs.input_types()[0] == numpy.float32, model.
 assert out.shape == p.shape and abs(out - p).max() < 1e-6, abs(out - p).max()
 curve = mlflow.MlflowClient().get_metric_history(sys.argv[5], "validation_accuracy")
 assert [m.step for m in curve] == [1, 2], curve
-`, server.URI, alias, file, want, r.Outputs["run-id"])
+`, server.URI, alias, file, want, r.Outputs["run-id"], model)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("python: %v\n%s", err, out)
 	}
