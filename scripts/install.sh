@@ -13,6 +13,7 @@ gotestsum_version=v1.13.0
 helm_version=v3.19.0
 helm_docs_version=v1.14.2
 kubeconform_version=v0.7.0
+cli_runtime_version=v0.34.0
 logs=$INSITU_TOOLS/logs
 mkdir -p "$INSITU_TOOLS/bin" "$logs"
 
@@ -134,17 +135,30 @@ gotool versitygw github.com/versity/versitygw/cmd/versitygw "$versitygw_version"
 wait "$db"
 wait "$mlflow"
 
+# chart_tools: what writes and checks charts/insitu.
+# kubeconform would download schemas; a module that Helm depends on has the API server's OpenAPI document.
+chart_tools() {
+  gotool helm helm.sh/helm/v3/cmd/helm "$helm_version"
+  gotool helm-docs github.com/norwoodj/helm-docs/cmd/helm-docs "$helm_docs_version"
+  gotool kubeconform github.com/yannh/kubeconform/cmd/kubeconform "$kubeconform_version"
+  local document=$INSITU_TOOLS/kubernetes-openapi.json dir
+  [ "$(cat "$INSITU_TOOLS/.kubernetes-openapi" 2>/dev/null)" = "$cli_runtime_version" ] && return 0
+  say "Kubernetes' OpenAPI document (k8s.io/cli-runtime $cli_runtime_version)"
+  dir=$(cd / && go mod download -json "k8s.io/cli-runtime@$cli_runtime_version" | sed -n 's/^\t"Dir": "\(.*\)",\{0,1\}$/\1/p')
+  install -m 644 "$dir/artifacts/openapi/swagger.json" "$document"
+  echo "$cli_runtime_version" >"$INSITU_TOOLS/.kubernetes-openapi"
+}
+
 case ${1:-} in
-test) gotool gotestsum gotest.tools/gotestsum "$gotestsum_version" ;;
+test)
+  gotool gotestsum gotest.tools/gotestsum "$gotestsum_version"
+  chart_tools
+  ;;
 lint)
   packages shellcheck
   gotool golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint "$golangci_version"
   ;;
-chart)
-  gotool helm helm.sh/helm/v3/cmd/helm "$helm_version"
-  gotool helm-docs github.com/norwoodj/helm-docs/cmd/helm-docs "$helm_docs_version"
-  gotool kubeconform github.com/yannh/kubeconform/cmd/kubeconform "$kubeconform_version"
-  ;;
+chart) chart_tools ;;
 esac
 chmod -R a+rX "$INSITU_TOOLS/bin"
 chmod a+rX "$INSITU_TOOLS"
