@@ -115,7 +115,12 @@ func (r *pipelineRun) run(ctx context.Context) error {
 	result, err := r.workflow.Run(ctx, localrun.Options{
 		Name: name, Bin: bin, Dir: filepath.Join(output, "runs", name),
 		Mounts: map[string]string{"/bindings": r.bindings}, Env: r.environment(),
-		Artifacts: store, Kill: r.kill, Observe: show.observe,
+		Artifacts: store, Kill: r.kill,
+		Observe: func(e localrun.Event) {
+			if e.Task != localrun.ExitTask || e.Changed { // what the exit handler says is in its log, and much of it below
+				show.observe(e)
+			}
+		},
 	})
 	show.close()
 	if result == nil {
@@ -196,6 +201,9 @@ func (r *pipelineRun) prepare(ctx context.Context) error {
 	}
 	if err := checkParameters(r.workflow, steps.All()); err != nil {
 		return err
+	}
+	if err := r.workflow.Waits(); err != nil {
+		return fault.AsConfiguration(err)
 	}
 	return checkHyperParameters(r.workflow, &r.app.Manifest)
 }

@@ -18,7 +18,7 @@ import (
 
 // check finds everything that would stop a run halfway, before it starts.
 func (w *Workflow) check() error {
-	c := checker{w: w, seen: map[*wfv1.Template]bool{}}
+	c := checker{w: w, seen: map[*wfv1.Template]bool{}, globals: w.globals("")}
 	top := *w.main
 	top.Spec.Templates = nil // only those in use are checked
 	for _, feature := range unsupported(&top) {
@@ -29,14 +29,18 @@ func (w *Workflow) check() error {
 			c.add(unsupportedError(fmt.Sprintf("WorkflowTemplate %q", w.Name), "spec.arguments.parameters["+p.Name+"].valueFrom"))
 		}
 	}
-	entry, err := w.entry()
-	if err != nil {
+	if entry, err := w.entry(); err != nil {
 		c.add(err)
 	} else {
-		if n := len(entry.template.Inputs.Parameters) + len(entry.template.Inputs.Artifacts); n > 0 {
-			c.add(fmt.Errorf("%s is the entrypoint and has inputs: use workflow.parameters in it instead", entry))
+		c.root(entry, "entrypoint")
+	}
+	if exit, found, err := w.exit(); err != nil {
+		c.add(err)
+	} else if found {
+		for name := range new(outcome).globals() {
+			c.globals[name] = ""
 		}
-		c.place(entry, nil)
+		c.root(exit, "exit handler")
 	}
 	return errors.Join(c.problems...)
 }
@@ -44,7 +48,21 @@ func (w *Workflow) check() error {
 type checker struct {
 	w        *Workflow
 	seen     map[*wfv1.Template]bool
+	globals  map[string]any // what is known everywhere
 	problems []error
+}
+
+// root checks a template that no task passes anything to.
+func (c *checker) root(at place, role string) {
+	if len(at.template.Inputs.Parameters) > 0 {
+		c.add(fmt.Errorf("%s is the %s and has input parameters: use workflow.parameters in it instead", at, role))
+	}
+	for _, a := range at.template.Inputs.Artifacts {
+		if !a.Optional { // arguments of the workflow that are artifacts are given to Argo only
+			c.add(unsupportedError(at.String(), "inputs.artifacts["+a.Name+"] without optional: true"))
+		}
+	}
+	c.place(at, nil)
 }
 
 func (c *checker) add(err error) { c.problems = append(c.problems, err) }
@@ -68,6 +86,7 @@ func (c *checker) place(at place, above []*wfv1.Template) {
 		c.dag(at, append(above, t))
 	case t.Container != nil:
 		c.container(at)
+	case t.Suspend != nil:
 	case len(found) == 0:
 		c.add(fmt.Errorf("%s has neither a dag nor a container", at))
 	}
@@ -107,16 +126,16 @@ func (c *checker) container(at place) {
 		c.reachable(at, a.Name, a.Path)
 	}
 	for _, a := range t.Inputs.Artifacts {
-		c.reachable(at, a.Name, a.Path)
+		if !a.Optional { // optional ones where a task passes them
+			c.reachable(at, a.Name, a.Path)
+		}
 	}
 	if r := t.RetryStrategy; r != nil {
 		if err := checkRetry(r); err != nil {
 			c.add(fmt.Errorf("%s: retryStrategy: %w", at, err))
 		}
 	}
-	plain := t.DeepCopy()
-	plain.RetryStrategy = nil // its variables exist only after the first attempt
-	c.tags(at, plain, c.inputs(t))
+	c.tags(at, acted(t), c.inputs(t))
 }
 
 // reachable checks that the command is told where a file is: a process cannot have a /tmp/outputs of its own,
@@ -136,14 +155,15 @@ func (c *checker) reachable(at place, name, file string) {
 }
 
 func (c *checker) inputs(t *wfv1.Template) map[string]bool {
-	known := map[string]bool{"workflow.name": true, "workflow.namespace": true, "workflow.uid": true, "workflow.parameters": true}
-	for _, p := range c.w.main.Spec.Arguments.Parameters {
-		known["workflow.parameters."+p.Name] = true
+	known := map[string]bool{}
+	for name := range c.globals {
+		known[name] = true
 	}
 	for _, p := range t.Inputs.Parameters {
 		known["inputs.parameters."+p.Name] = true
 	}
 	for _, a := range t.Inputs.Artifacts {
+		known["inputs.artifacts."+a.Name] = true
 		known["inputs.artifacts."+a.Name+".path"] = true
 	}
 	return known
@@ -238,6 +258,12 @@ func (c *checker) arguments(at place, t *wfv1.DAGTask, next place) {
 		if a.From == "" {
 			c.add(fmt.Errorf("%s: task %q: artifact %q has no from", at, t.Name, a.Name))
 		}
+		in := next.template.Inputs.GetArtifactByName(a.Name)
+		if in == nil {
+			c.add(fmt.Errorf("%s: task %q passes artifact %q, which %s does not take", at, t.Name, a.Name, next))
+		} else if tag, _ := pureTag(a.From); in.Optional && next.template.Container != nil && !strings.HasPrefix(tag, "inputs.") {
+			c.reachable(next, in.Name, in.Path)
+		}
 	}
 	for _, a := range next.template.Inputs.Artifacts {
 		if !a.Optional && t.Arguments.GetArtifactByName(a.Name) == nil {
@@ -263,6 +289,13 @@ func checkRetry(r *wfv1.RetryStrategy) error {
 		}
 	}
 	return nil
+}
+
+// acted is what localrun acts on of a template: without what only pods have, and whose variables exist only there or later.
+func acted(t *wfv1.Template) *wfv1.Template {
+	out := t.DeepCopy()
+	out.RetryStrategy, out.Metrics, out.Synchronization = nil, nil, nil
+	return out
 }
 
 // evaluateRetry decides a retry expression. It sees strings, and Argo's functions.

@@ -136,7 +136,7 @@ func (r *run) attempt(ctx context.Context, task, dir string, tries int, written,
 	if err != nil {
 		return attempt{}, nil, nil, err
 	}
-	box, err := newSandbox(scratch, written, r.o.Mounts)
+	box, err := newSandbox(scratch, written, r.o.Mounts, arts)
 	if err != nil {
 		return attempt{}, nil, nil, err
 	}

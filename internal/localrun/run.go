@@ -84,7 +84,7 @@ type Result struct {
 	Steps     []Step // in the order of Workflow.Tasks
 	Outputs   map[string]string
 	Artifacts map[string]string // of the entry template, files here
-	ExitCode  int               // of the first step that failed, 0 if none did
+	ExitCode  int               // of the first step that failed, 0 if none did; the exit handler's does not count
 }
 
 // node is a finished task or template: what later tasks may refer to.
@@ -106,6 +106,9 @@ type run struct {
 	failure int // exit code of the first failed step
 }
 
+// ExitTask is the name of the exit handler among the tasks, as in Argo.
+const ExitTask = "onExit"
+
 // Run runs the workflow. Cancelling ctx stops it: running commands get SIGTERM and o.Grace to clean up.
 // A failed step is a Result with an ExitCode, not an error; errors are about the run itself, most of them before anything started.
 func (w *Workflow) Run(ctx context.Context, o Options) (*Result, error) {
@@ -122,8 +125,10 @@ func (w *Workflow) Run(ctx context.Context, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	began := time.Now()
 	n := r.template(ctx, "", entry, wfv1.Arguments{}, nil)
 	res := &Result{Name: o.Name, Outputs: stringOutputs(n.outputs), Artifacts: map[string]string{}, ExitCode: r.failure}
+	r.exit(ctx, outcome{status: n.status, seconds: time.Since(began).Seconds()})
 	for name, a := range n.artifacts {
 		res.Artifacts[name] = a.file
 	}
@@ -141,21 +146,13 @@ func (w *Workflow) Run(ctx context.Context, o Options) (*Result, error) {
 // prepare checks this machine against the workflow before anything starts.
 func (r *run) prepare() error {
 	var problems []error
-	params := map[string]string{}
 	for _, p := range r.w.Parameters() {
 		if _, set := r.w.values[p.Name]; p.Required && !set {
 			problems = append(problems, fmt.Errorf("parameter %q needs a value", p.Name))
 		}
-		params[p.Name] = r.w.Value(p.Name)
 	}
-	all, err := json.Marshal(params)
-	if err != nil {
-		return err
-	}
-	r.globals = map[string]any{"workflow.name": r.o.Name, "workflow.namespace": "local", "workflow.uid": r.o.Name, "workflow.parameters": string(all)}
-	for name, value := range params {
-		r.globals["workflow.parameters."+name] = value
-	}
+	r.globals = r.w.globals(r.o.Name)
+	problems = append(problems, r.w.Waits())
 	for _, task := range r.w.Tasks() {
 		r.steps[task] = &Step{Name: task, Status: Pending, Outputs: map[string]string{}, Artifacts: map[string]string{}}
 	}
@@ -181,6 +178,26 @@ func (r *run) prepare() error {
 	return errors.Join(problems...)
 }
 
+// globals are the variables that a workflow's templates have everywhere, for a run of that name.
+func (w *Workflow) globals(run string) map[string]any {
+	params := map[string]string{}
+	out := map[string]any{
+		"workflow.name": run, "workflow.namespace": "local", "workflow.uid": run, "workflow.mainEntrypoint": w.main.Spec.Entrypoint, "workflow.serviceAccountName": w.main.Spec.ServiceAccountName,
+		// A local run has no object in Kubernetes that could have labels.
+		"workflow.labels": "{}", "workflow.labels.json": "{}", "workflow.annotations": "{}", "workflow.annotations.json": "{}",
+	}
+	for _, p := range w.Parameters() {
+		params[p.Name] = w.Value(p.Name)
+		out["workflow.parameters."+p.Name] = params[p.Name]
+	}
+	all, err := json.Marshal(params)
+	if err != nil { // texts have JSON
+		panic(err)
+	}
+	out["workflow.parameters"], out["workflow.parameters.json"] = string(all), string(all)
+	return out
+}
+
 func (r *run) lookup(command string) (string, error) {
 	file := filepath.Join(r.o.Bin, filepath.Base(command))
 	if _, err := exec.LookPath(file); err != nil {
@@ -201,14 +218,17 @@ func (w *Workflow) leaves() map[*wfv1.Template]bool {
 			out[at.template] = true
 			return
 		}
+		if at.template.DAG == nil {
+			return
+		}
 		for i := range at.template.DAG.Tasks {
 			if next, err := w.target(at, &at.template.DAG.Tasks[i]); err == nil {
 				visit(next)
 			}
 		}
 	}
-	if entry, err := w.entry(); err == nil {
-		visit(entry)
+	for _, at := range w.roots() {
+		visit(at)
 	}
 	return out
 }
@@ -227,14 +247,15 @@ func (r *run) template(ctx context.Context, path string, at place, args wfv1.Arg
 		scope["inputs.parameters."+p.Name] = value
 	}
 	if at.template.DAG != nil {
-		return r.dag(ctx, path, at, scope)
+		return r.dag(ctx, path, at, scope, arts)
+	}
+	if at.template.Suspend != nil {
+		return r.broken(path, fmt.Errorf("%s waits for a person, which insitu run cannot", at))
 	}
 	for _, a := range at.template.Inputs.Artifacts {
 		scope["inputs.artifacts."+a.Name+".path"] = a.Path
 	}
-	original := at.template.DeepCopy()
-	original.RetryStrategy = nil
-	t, err := substitute(original, scope)
+	t, err := substitute(acted(at.template), scope)
 	if err != nil {
 		return r.broken(path, fmt.Errorf("%s: %w", at, err))
 	}
@@ -265,7 +286,7 @@ func substitute[T any](v *T, scope map[string]any) (*T, error) {
 }
 
 // dag runs tasks as soon as what they need has ended, side by side.
-func (r *run) dag(ctx context.Context, path string, at place, scope map[string]any) node {
+func (r *run) dag(ctx context.Context, path string, at place, scope map[string]any, inputs map[string]artifact) node {
 	g, err := newGraph(at.template.DAG)
 	if err != nil {
 		return node{status: Errored, err: err}
@@ -296,7 +317,7 @@ func (r *run) dag(ctx context.Context, path string, at place, scope map[string]a
 			}
 			started[i] = true
 			name := join(path, g.tasks[i].Name)
-			next, args, arts, status, err := r.start(g, i, at, ends, nodes, scope)
+			next, args, arts, status, err := r.start(g, i, at, ends, nodes, scope, inputs)
 			switch {
 			case err != nil:
 				finish(i, r.broken(name, err))
@@ -338,7 +359,7 @@ func (r *run) dag(ctx context.Context, path string, at place, scope map[string]a
 		}
 	}
 	for _, a := range at.template.Outputs.Artifacts {
-		if found, ok := findArtifact(a.From, g, nodes); ok {
+		if found, ok := findArtifact(a.From, g, nodes, inputs); ok {
 			out.artifacts[a.Name] = found
 		}
 	}
@@ -346,7 +367,7 @@ func (r *run) dag(ctx context.Context, path string, at place, scope map[string]a
 }
 
 // start decides whether task i runs and with what; a status means it does not.
-func (r *run) start(g *graph, i int, at place, ends []Status, nodes []node, scope map[string]any) (next place, args wfv1.Arguments, arts map[string]artifact, status Status, err error) {
+func (r *run) start(g *graph, i int, at place, ends []Status, nodes []node, scope map[string]any, inputs map[string]artifact) (next place, args wfv1.Arguments, arts map[string]artifact, status Status, err error) {
 	task := g.tasks[i].DeepCopy()
 	if next, err = r.w.target(at, task); err != nil {
 		return
@@ -361,7 +382,7 @@ func (r *run) start(g *graph, i int, at place, ends []Status, nodes []node, scop
 	}
 	arts = map[string]artifact{}
 	for _, a := range task.Arguments.Artifacts {
-		if found, ok := findArtifact(a.From, g, nodes); ok {
+		if found, ok := findArtifact(a.From, g, nodes, inputs); ok {
 			arts[a.Name] = found
 		}
 	}
@@ -425,9 +446,13 @@ func stringOutputs(outputs map[string]any) map[string]string {
 	return out
 }
 
-// findArtifact follows {{tasks.x.outputs.artifacts.y}}.
-func findArtifact(from string, g *graph, nodes []node) (artifact, bool) {
+// findArtifact follows {{tasks.x.outputs.artifacts.y}} and {{inputs.artifacts.z}}.
+func findArtifact(from string, g *graph, nodes []node, inputs map[string]artifact) (artifact, bool) {
 	tag, _ := pureTag(from)
+	if name, ok := strings.CutPrefix(tag, "inputs.artifacts."); ok {
+		a, ok := inputs[name]
+		return a, ok
+	}
 	for i, t := range g.tasks {
 		if name, ok := strings.CutPrefix(tag, "tasks."+t.Name+".outputs.artifacts."); ok {
 			a, ok := nodes[i].artifacts[name]

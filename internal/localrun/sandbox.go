@@ -21,8 +21,8 @@ type sandbox struct {
 	paths map[string]string // container path -> path here
 }
 
-// newSandbox makes the directories of a container. t is the template as written.
-func newSandbox(dir string, t *wfv1.Template, mounts map[string]string) (*sandbox, error) {
+// newSandbox makes the directories of a container. t is the template as written, given are the input artifacts there are.
+func newSandbox(dir string, t *wfv1.Template, mounts map[string]string, given map[string]artifact) (*sandbox, error) {
 	s := &sandbox{dir: dir, paths: maps.Clone(mounts)}
 	if s.paths == nil {
 		s.paths = map[string]string{}
@@ -41,7 +41,9 @@ func newSandbox(dir string, t *wfv1.Template, mounts map[string]string) (*sandbo
 		files = append(files, a.Path)
 	}
 	for _, a := range t.Inputs.Artifacts {
-		files = append(files, a.Path)
+		if _, there := given[a.Name]; there {
+			files = append(files, a.Path)
+		}
 	}
 	for _, file := range files {
 		parent := path.Dir(file)

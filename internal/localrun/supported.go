@@ -11,7 +11,7 @@ import (
 )
 
 // support lists the fields of Argo's types that localrun may meet: those it acts on, and those that only
-// say where and how pods run, which have no meaning for local processes. Any other field that is set is
+// say where, when and how pods run, which have no meaning for local processes. Any other field that is set is
 // refused: a new Argo feature is refused until somebody adds it here and to the code.
 func support() map[reflect.Type]map[string]bool {
 	fields := func(acted, clusterOnly string) map[string]bool {
@@ -21,12 +21,12 @@ func support() map[reflect.Type]map[string]bool {
 		}
 		return out
 	}
-	const pods = "ServiceAccountName AutomountServiceAccountToken Executor NodeSelector Affinity Tolerations SchedulerName SecurityContext Metrics"
+	const pods = "ServiceAccountName AutomountServiceAccountToken Executor NodeSelector Affinity Tolerations SchedulerName SecurityContext Metrics Synchronization"
 	return map[reflect.Type]map[string]bool{
 		reflect.TypeFor[wfv1.WorkflowTemplate](): fields("TypeMeta ObjectMeta Spec", ""),
-		reflect.TypeFor[wfv1.WorkflowSpec](): fields("Templates Entrypoint Arguments ActiveDeadlineSeconds",
+		reflect.TypeFor[wfv1.WorkflowSpec](): fields("Templates Entrypoint OnExit Arguments ActiveDeadlineSeconds",
 			pods+" PodGC TTLStrategy ArtifactGC ArchiveLogs PodMetadata WorkflowMetadata ImagePullSecrets Priority PodPriorityClassName PodDisruptionBudget ArtifactRepositoryRef"),
-		reflect.TypeFor[wfv1.Template](): fields("Name Inputs Outputs DAG Container Volumes RetryStrategy ActiveDeadlineSeconds",
+		reflect.TypeFor[wfv1.Template](): fields("Name Inputs Outputs DAG Container Suspend Volumes RetryStrategy ActiveDeadlineSeconds",
 			pods+" Metadata Annotations PriorityClassName"),
 		reflect.TypeFor[wfv1.DAGTemplate]():      fields("Tasks FailFast", ""),
 		reflect.TypeFor[wfv1.DAGTask]():          fields("Name Template TemplateRef Arguments Depends Dependencies When", ""),
@@ -35,7 +35,7 @@ func support() map[reflect.Type]map[string]bool {
 		reflect.TypeFor[wfv1.Inputs]():           fields("Parameters Artifacts", ""),
 		reflect.TypeFor[wfv1.Outputs]():          fields("Parameters Artifacts", ""),
 		reflect.TypeFor[wfv1.Parameter]():        fields("Name Description Default Value ValueFrom Enum", ""),
-		reflect.TypeFor[wfv1.ValueFrom]():        fields("Path Parameter Default", ""),
+		reflect.TypeFor[wfv1.ValueFrom]():        fields("Path Parameter Supplied Default", ""),
 		reflect.TypeFor[wfv1.Artifact]():         fields("Name Path From Optional Archive ArtifactLocation", ""),
 		reflect.TypeFor[wfv1.ArtifactLocation](): fields("", ""),
 		reflect.TypeFor[wfv1.ArchiveStrategy]():  fields("None", ""),

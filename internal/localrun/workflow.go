@@ -2,8 +2,8 @@
 // types, its DAG walked, its parameters substituted by Argo's own code, its containers' commands run as
 // local processes.
 //
-// It is not an Argo: it knows DAGs of containers, parameters, artifacts, conditions and retries, and refuses
-// by name whatever else a workflow asks for (see supported.go). It knows nothing of the commands it runs.
+// It is not an Argo: it knows DAGs of containers, parameters, artifacts, conditions, retries and an exit handler, and
+// refuses by name whatever else a workflow asks for (see supported.go). It knows nothing of the commands it runs.
 package localrun
 
 import (
@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -198,6 +199,27 @@ func (w *Workflow) entry() (place, error) {
 	return w.find(w.main, w.main.Spec.Entrypoint)
 }
 
+// exit is the template that runs when all others have ended, if there is one.
+func (w *Workflow) exit() (at place, found bool, err error) {
+	if w.main.Spec.OnExit == "" {
+		return place{}, false, nil
+	}
+	at, err = w.find(w.main, w.main.Spec.OnExit)
+	return at, err == nil, err
+}
+
+// roots are the templates that no task refers to, with the names their tasks begin with: the entrypoint and the exit handler.
+func (w *Workflow) roots() map[string]place {
+	out := map[string]place{}
+	if entry, err := w.entry(); err == nil {
+		out[""] = entry
+	}
+	if exit, found, err := w.exit(); found && err == nil {
+		out[ExitTask] = exit
+	}
+	return out
+}
+
 func (w *Workflow) find(home *wfv1.WorkflowTemplate, name string) (place, error) {
 	for i := range home.Spec.Templates {
 		if home.Spec.Templates[i].Name == name {
@@ -276,12 +298,11 @@ type Use struct {
 
 // Uses lists where the values of the workflow's parameters go, in the order of the file.
 func (w *Workflow) Uses() []Use {
-	entry, err := w.entry()
-	if err != nil {
-		return nil
-	}
 	var out []Use
-	w.uses(entry, "", map[string]string{}, &out)
+	roots := w.roots()
+	for _, name := range slices.Sorted(maps.Keys(roots)) {
+		w.uses(roots[name], name, map[string]string{}, &out)
+	}
 	return out
 }
 
@@ -306,6 +327,9 @@ func (w *Workflow) uses(at place, task string, from map[string]string, out *[]Us
 				*out = append(*out, Use{Parameter: p, Task: task, Command: filepath.Base(c.Command[0]), Env: e.Name})
 			}
 		}
+		return
+	}
+	if at.template.DAG == nil {
 		return
 	}
 	for i := range at.template.DAG.Tasks {
@@ -337,19 +361,18 @@ func pureTag(value string) (string, bool) {
 	return strings.TrimSpace(inner), true
 }
 
-// Tasks lists the containers the workflow may run, in an order that respects their dependencies.
+// Tasks lists what the workflow may run, in an order that respects dependencies; the exit handler comes last.
 func (w *Workflow) Tasks() []string {
-	entry, err := w.entry()
-	if err != nil {
-		return nil
-	}
 	var out []string
-	w.tasks(entry, "", &out)
+	roots := w.roots()
+	for _, name := range slices.Sorted(maps.Keys(roots)) {
+		w.tasks(roots[name], name, &out)
+	}
 	return out
 }
 
 func (w *Workflow) tasks(at place, path string, out *[]string) {
-	if at.template.Container != nil {
+	if at.template.DAG == nil {
 		*out = append(*out, orDefault(path, at.template.Name))
 		return
 	}
