@@ -39,10 +39,12 @@ lint: ## golangci-lint, gofmt, vet, ruff, shellcheck
 	@scripts/install.sh lint
 	scripts/lint.sh
 
-generate: install ## write the generated files (docs/steps, the inference runtime)
+generate: install ## write the generated files (docs/steps, the inference runtime, the chart's workflows and README)
+	@scripts/install.sh chart
 	@$(GO) run ./internal/steps/gendocs
 	$(GO) test ./database -run TestTheInferenceSQLCarriesTheInferencePython -update
+	scripts/chart.sh
 
 verify: generate ## fail if a generated file is not as committed
-	@changed=$$(git status --porcelain -- docs/steps database/inference/0003-runtime.sql)
+	@changed=$$(git status --porcelain -- docs/steps database/inference/0003-runtime.sql charts/insitu)
 	[ -z "$$changed" ] || { printf 'verify: not as committed, run make generate and commit:\n%s\n' "$$changed" >&2; exit 1; }
