@@ -180,7 +180,10 @@ type readiness struct {
 // and an installation must not wait for the first training.
 func (a *api) readyz(w http.ResponseWriter, _ *http.Request) *problem {
 	s := a.sessions.state()
-	out, status := readiness{Status: "ready", Sessions: s.connected, Model: s.model}, http.StatusOK
+	out, status := readiness{Status: "ready", Sessions: s.connected}, http.StatusOK
+	if s.model != nil { // without its metrics: this route takes no token
+		out.Model = &Model{Name: s.model.Name, Version: s.model.Version}
+	}
 	if s.noModel != nil && s.model == nil {
 		reason := refusal(s.noModel).msg
 		out.Reason = &reason

@@ -77,7 +77,7 @@ func refusal(err error) *problem {
 	text, loc := err.Error(), []any{"body", "file"}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
-		text = pg.Message
+		text = strings.TrimPrefix(pg.Message, "plpy.Error: ")
 		if n, rest, ok := strings.Cut(strings.TrimPrefix(text, "image "), ": "); ok && n != text {
 			if index, err := strconv.Atoi(n); err == nil {
 				text, loc = rest, append(loc, index-1)

@@ -202,12 +202,24 @@ func (s *sessions) reopen(ctx context.Context) *postgres.Conn {
 				timer.Stop()
 				return nil
 			case c := <-queue:
-				_ = c.run(nil, errAway)
+				s.turnAway(c)
 			case <-timer.C:
 				waiting = false
 			}
 		}
 	}
+}
+
+// turnAway is for calls taken while no session is there; if one has come in between, the call is its.
+func (s *sessions) turnAway(c *call) {
+	if s.reachable() {
+		select {
+		case s.calls <- c:
+			return
+		default:
+		}
+	}
+	_ = c.run(nil, errAway)
 }
 
 // open connects and loads the model: the session counts when it is warm.

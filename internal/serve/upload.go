@@ -31,7 +31,6 @@ func files(w http.ResponseWriter, r *http.Request, limit int64, most int) ([][]b
 	deadline, _ := r.Context().Deadline()
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(deadline) // recorders of tests have none
-	defer func() { _ = control.SetReadDeadline(deadline.Add(grace)) }()
 	r.Body = http.MaxBytesReader(w, r.Body, limit)
 	form, err := r.MultipartReader()
 	if err != nil {
@@ -64,6 +63,8 @@ func files(w http.ResponseWriter, r *http.Request, limit int64, most int) ([][]b
 	if len(all) == 0 {
 		return nil, missing("")
 	}
+	// The server goes on reading to notice a client that goes away; that must not end with the request's own time.
+	_ = control.SetReadDeadline(deadline.Add(grace))
 	return all, nil
 }
 

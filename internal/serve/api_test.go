@@ -1,0 +1,752 @@
+package serve
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"image"
+	"image/color"
+	"image/color/palette"
+	"image/jpeg"
+	"image/png"
+	"io"
+	"mime/multipart"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/textproto"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/zap"
+
+	"github.com/insitu-ml/insitu/internal/fault"
+	"github.com/insitu-ml/insitu/internal/postgres"
+)
+
+// draw sets every pixel of a digit, eight times as large.
+func draw(d digit, set func(x, y int, grey uint8)) {
+	for y := range 64 {
+		for x := range 64 {
+			set(x, y, uint8(int(d.pixels[y/8*8+x/8])*255/16))
+		}
+	}
+}
+
+func encoded(t testing.TB, encode func(w io.Writer) error) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	if err := encode(&b); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func asPNG(t testing.TB, m image.Image) []byte {
+	t.Helper()
+	return encoded(t, func(w io.Writer) error { return png.Encode(w, m) })
+}
+
+func greyPNG(t testing.TB, d digit) []byte {
+	t.Helper()
+	m := image.NewGray(image.Rect(0, 0, 64, 64))
+	draw(d, func(x, y int, grey uint8) { m.SetGray(x, y, color.Gray{Y: grey}) })
+	return asPNG(t, m)
+}
+
+func TestPicturesOfAnyKindGetTheirLabel(t *testing.T) {
+	t.Parallel()
+	x := newTenant(t)
+	x.deploy(t)
+	x.activate(t, 1, 1)
+	s := start(t, x, nil)
+	bounds := image.Rect(0, 0, 64, 64)
+	kinds := map[string]func(digit) []byte{
+		"raw":  func(d digit) []byte { return d.pixels },
+		"grey": func(d digit) []byte { return greyPNG(t, d) },
+		"grey16": func(d digit) []byte {
+			m := image.NewGray16(bounds)
+			draw(d, func(x, y int, g uint8) { m.SetGray16(x, y, color.Gray16{Y: uint16(g) * 257}) })
+			return asPNG(t, m)
+		},
+		"RGBA": func(d digit) []byte { // white ink on transparent would be white on white: the ink is the alpha of black, upside down
+			m := image.NewNRGBA(bounds)
+			draw(d, func(x, y int, g uint8) { m.SetNRGBA(x, y, color.NRGBA{A: 255 - g}) })
+			return asPNG(t, m)
+		},
+		"RGB": func(d digit) []byte {
+			m := image.NewNRGBA(bounds)
+			draw(d, func(x, y int, g uint8) { m.SetNRGBA(x, y, color.NRGBA{g, g, g, 255}) })
+			return asPNG(t, m)
+		},
+		"palette": func(d digit) []byte {
+			m := image.NewPaletted(bounds, palette.Plan9)
+			draw(d, func(x, y int, g uint8) { m.Set(x, y, color.Gray{Y: g}) })
+			return asPNG(t, m)
+		},
+		"JPEG": func(d digit) []byte {
+			m := image.NewGray(bounds)
+			draw(d, func(x, y int, g uint8) { m.SetGray(x, y, color.Gray{Y: g}) })
+			return encoded(t, func(w io.Writer) error { return jpeg.Encode(w, m, nil) })
+		},
+	}
+	for name, picture := range kinds {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			wrong := 0
+			for i, d := range digits(t, 20) {
+				file := picture(d)
+				a := s.post(t, "/inference", file)
+				if a.status != 200 {
+					t.Fatalf("digit %d: %d %s", i, a.status, a.body)
+				}
+				if a.body != `"`+d.label+`"` {
+					wrong++
+				}
+				b := s.post(t, "/v1/predict?top=2", file)
+				var p predicted
+				if err := json.Unmarshal([]byte(b.body), &p); err != nil || len(p.Predictions) != 1 {
+					t.Fatalf("%d %s", b.status, b.body)
+				}
+				best := p.Predictions[0].Probabilities
+				if a.body != `"`+p.Predictions[0].Label+`"` || len(best) != 2 || best[0].Label != p.Predictions[0].Label || best[0].Probability < best[1].Probability ||
+					p.Model.Name != "digits" || p.Model.Version != 1 || p.Milliseconds <= 0 {
+					t.Errorf("digit %d, a %s: %s", i, d.label, b.body)
+				}
+			}
+			if wrong > 1 { // scaling down loses a little
+				t.Errorf("%d of 20 digits are read wrongly", wrong)
+			}
+		})
+	}
+}
+
+// bomb is a small PNG that claims to be large.
+func bomb(t testing.TB, side uint32) []byte {
+	t.Helper()
+	b := asPNG(t, image.NewGray(image.Rect(0, 0, 8, 8)))
+	binary.BigEndian.PutUint32(b[16:], side)
+	binary.BigEndian.PutUint32(b[20:], side)
+	binary.BigEndian.PutUint32(b[29:], crc32.ChecksumIEEE(b[12:29]))
+	return b
+}
+
+func TestWhatIsNoPictureIsRefusedWithAReason(t *testing.T) {
+	t.Parallel()
+	x := newTenant(t)
+	x.deploy(t)
+	x.activate(t, 1, 1)
+	s := start(t, x, nil)
+	picture := greyPNG(t, digits(t, 1)[0])
+	kind, whole := form(t, picture)
+	parts := func(write func(w *multipart.Writer)) (string, string) {
+		var b bytes.Buffer
+		w := multipart.NewWriter(&b)
+		write(w)
+		_ = w.Close()
+		return w.FormDataContentType(), b.String()
+	}
+	files := func(all ...[]byte) (string, string) {
+		kind, body := form(t, all...)
+		return kind, body.String()
+	}
+	type request struct {
+		kind, body string
+		status     int
+		want       string // type, where, part of the text
+	}
+	make := func(kind, body string, status int, want string) request { return request{kind, body, status, want} }
+	with := func(status int, want string, all ...[]byte) request {
+		kind, body := files(all...)
+		return make(kind, body, status, want)
+	}
+	for name, r := range map[string]request{
+		"a text file":     with(422, `not_an_image ["body","file"] the bytes are neither an image`, []byte("hello world")),
+		"a truncated PNG": with(422, `not_an_image ["body","file"] the image cannot be read`, picture[:len(picture)/2]),
+		"half a header":   with(422, `not_an_image ["body","file"] the bytes are neither`, picture[:11]),
+		"an empty file":   with(422, `not_an_image ["body","file"] there is no image`, nil),
+		"zeros":           with(422, `not_an_image ["body","file"] the bytes are neither`, bytes.Repeat([]byte{0}, 1000)),
+		"a bomb":          with(413, `too_large ["body","file"] the image has 8000 x 8000 pixels, the limit is 40000000`, bomb(t, 8000)),
+		"a larger bomb":   with(413, `too_large ["body","file"] the image is too large: Image size (900000000 pixels)`, bomb(t, 30000)),
+		"a huge file":     with(413, `too_large ["body"] the request has more than 1048576 bytes`, bytes.Repeat([]byte{1}, 3<<20)),
+		"no field":        make("multipart/form-data; boundary=x", "--x--\r\n", 422, `missing ["body","file"] Field required`),
+		"another field": func() request {
+			kind, body := parts(func(w *multipart.Writer) { _, _ = w.CreateFormFile("image", "a.png") })
+			return make(kind, body, 422, `missing ["body","file"] Field required`)
+		}(),
+		"a text field": func() request {
+			kind, body := parts(func(w *multipart.Writer) { _ = w.WriteField("file", "hello") })
+			return make(kind, body, 422, `value_error ["body","file"] expected a file with a file name`)
+		}(),
+		"JSON":               make("application/json", `{"file": "x"}`, 422, `missing ["body","file"] Field required: expected multipart/form-data`),
+		"no type":            make("", "hello", 422, `missing ["body","file"] Field required`),
+		"no boundary":        make("multipart/form-data", "hello", 400, `broken_form ["body"] the form cannot be read: its Content-Type names no boundary`),
+		"another boundary":   make("multipart/form-data; boundary=x", whole.String(), 422, `missing ["body","file"] Field required`),
+		"a body cut off":     make(kind, whole.String()[:whole.Len()-100], 400, `broken_form ["body"] the form cannot be read`),
+		"an empty body":      make(kind, "", 422, `missing ["body","file"] Field required`),
+		"a header too large": make("multipart/form-data; boundary=x", "--x\r\nA: "+strings.Repeat("a", 900<<10)+"\r\n\r\n\r\n--x--\r\n", 422, `missing ["body","file"] Field required`),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for _, path := range []string{"/inference", "/v1/predict"} {
+				a := s.send(t, path, r.kind, strings.NewReader(r.body))
+				kind, msg, loc := a.problem(t)
+				want := r.want
+				if path == "/v1/predict" && (strings.Contains(want, "not_an_image") || strings.Contains(want, "the image")) {
+					want = strings.Replace(want, `"file"]`, `"file",0]`, 1)
+				}
+				if got := kind + " " + loc + " " + msg; a.status != r.status || !strings.HasPrefix(got, want) {
+					t.Errorf("%s: %d %s, want %d %s", path, a.status, got, r.status, want)
+				}
+				if a.header.Get("Retry-After") != "" {
+					t.Errorf("%s: %d tells to try again", path, a.status)
+				}
+			}
+		})
+	}
+	// A body of unknown length is cut at the limit as well.
+	kind, large := form(t, bytes.Repeat([]byte{1}, 3<<20))
+	if a := s.send(t, "/inference", kind, io.MultiReader(large)); a.status != 413 {
+		t.Errorf("a chunked huge file: %d %s", a.status, a.body)
+	}
+	if a := s.post(t, "/inference", picture, picture); a.status != 422 || !strings.Contains(a.body, "more files than expected: 1 at most") {
+		t.Errorf("two files for /inference: %d %s", a.status, a.body)
+	}
+	if a := s.post(t, "/v1/predict", make65(picture)...); a.status != 422 || !strings.Contains(a.body, "64 at most") {
+		t.Errorf("65 files: %d %s", a.status, a.body)
+	}
+	a := s.post(t, "/v1/predict", picture, picture, []byte("text"))
+	if _, msg, loc := a.problem(t); a.status != 422 || loc != `["body","file",2]` || strings.Contains(msg, "plpy") {
+		t.Errorf("the third of three files is text: %d %s", a.status, a.body)
+	}
+	for _, top := range []string{"0", "-1", "x", "1.5"} {
+		if a := s.post(t, "/v1/predict?top="+top, picture); a.status != 422 || !strings.Contains(a.body, `["query","top"]`) {
+			t.Errorf("top=%s: %d %s", top, a.status, a.body)
+		}
+	}
+	if log := s.log.String(); strings.Contains(log, "hello world") || strings.Contains(log, "picture") {
+		t.Error("the log holds what was sent")
+	}
+}
+
+func make65(picture []byte) (all [][]byte) {
+	for range 65 {
+		all = append(all, picture)
+	}
+	return all
+}
+
+func TestManyFilesAreAnsweredInTheirOrder(t *testing.T) {
+	t.Parallel()
+	x := newTenant(t)
+	x.deploy(t)
+	x.activate(t, 1, 2)
+	s := start(t, x, nil)
+	var files [][]byte
+	var want, got []string
+	for _, d := range digits(t, 64) {
+		files, want = append(files, d.pixels), append(want, d.label)
+	}
+	a := s.post(t, "/v1/predict?top=1000", files...)
+	var p predicted
+	if err := json.Unmarshal([]byte(a.body), &p); err != nil || p.Model.Version != 2 {
+		t.Fatalf("%d %s", a.status, a.body)
+	}
+	for _, x := range p.Predictions {
+		got = append(got, x.Label)
+		if len(x.Probabilities) != 10 {
+			t.Errorf("%d probabilities of 10 classes", len(x.Probabilities))
+		}
+	}
+	wrong := 0
+	for i := range want {
+		if want[i] != got[i] {
+			wrong++
+		}
+	}
+	if len(got) != 64 || wrong > 1 { // the model's accuracy is 0.99
+		t.Error(cmp.Diff(want, got))
+	}
+}
+
+func TestNoModelYetIsSaidAndASwitchIsNoticed(t *testing.T) {
+	t.Parallel()
+	x := newTenant(t)
+	s := start(t, x, nil)
+	picture := greyPNG(t, digits(t, 1)[0])
+	waiting := func(want string) {
+		t.Helper()
+		for _, a := range []answer{s.post(t, "/inference", picture), s.post(t, "/v1/predict", picture), s.get(t, "/v1/model")} {
+			if kind, msg, _ := a.problem(t); a.status != 503 || kind != "no_model" || msg != want || a.header.Get("Retry-After") != "10" {
+				t.Errorf("%d %s", a.status, a.body)
+			}
+		}
+		eventually(t, "ready without a model, because "+want, func() bool {
+			a := s.get(t, "/readyz")
+			return a.status == 200 && strings.Contains(a.body, `"model":null`) && strings.Contains(a.body, want)
+		})
+	}
+	waiting("no model has been deployed in this schema yet")
+	x.deploy(t)
+	waiting("no model is active in this schema")
+
+	x.activate(t, 1, 1)
+	version := func(want string) {
+		t.Helper()
+		for range 10 { // whichever session
+			if a := s.post(t, "/v1/predict", picture); a.status != 200 || !strings.Contains(a.body, want) {
+				t.Errorf("%d %s, want %s", a.status, a.body, want)
+			}
+		}
+	}
+	version(`"version":1`)
+	x.activate(t, 2, 2)
+	version(`"version":2`)
+	if a := s.get(t, "/v1/model"); a.body != `{"name":"digits","version":2}` {
+		t.Errorf("a role that may only predict: %s", a.body)
+	}
+	x.exec(t, "grant select on model_versions to "+postgres.Ident(x.config.Username))
+	var m Model
+	if a := s.get(t, "/v1/model"); json.Unmarshal([]byte(a.body), &m) != nil || m.Version != 2 || len(m.Digest) != 64 || string(m.Metrics) != `{"accuracy_score":0.98}` || m.DeployedAt == nil || m.DeployedBy == "" {
+		t.Errorf("a role that may read model_versions: %s", a.body)
+	}
+	eventually(t, "the model in /readyz and /metrics", func() bool {
+		return strings.Contains(s.get(t, "/readyz").body, `"model":{"name":"digits","version":2},"reason":null`) &&
+			strings.Contains(s.get(t, "/metrics").body, `insitu_active_model{model="digits",version="2"} 1`)
+	})
+
+	x.exec(t, "update model_blobs set onnx = '\\x00'")
+	x.activate(t, 3, 1)
+	eventually(t, "a damaged model is told", func() bool { // sessions keep the versions they have loaded
+		x.exec(t, "select pg_terminate_backend(pid) from pg_stat_activity where usename = $1", x.config.Username)
+		a := s.post(t, "/inference", picture)
+		return a.status == 503 && strings.Contains(a.body, "model_corrupt") && strings.Contains(a.body, "SHA-256")
+	})
+	x.exec(t, "revoke all on all functions in schema "+postgres.Ident(x.schema)+" from "+postgres.Ident(x.config.Username))
+	if a := s.post(t, "/inference", picture); a.status != 503 || !strings.Contains(a.body, "grant_inference") {
+		t.Errorf("a role without the right: %d %s", a.status, a.body)
+	}
+}
+
+func TestErrorsOfTheDatabaseBecomeAnswers(t *testing.T) {
+	t.Parallel()
+	x := newTenant(t)
+	x.standIn(t)
+	s := start(t, x, func(c *Config) { c.RequestTimeout = 2 * time.Second })
+	if a := s.post(t, "/inference", []byte("cat")); a.status != 200 || a.body != `"cat <&>"` || a.header.Get("Content-Type") != "application/json" {
+		t.Errorf("%d %q", a.status, a.body)
+	}
+	for command, want := range map[string]string{
+		"raise IS001": "422 not_an_image", "raise IS002": "422 wrong_shape", "raise IS003": "503 no_model", "raise IS004": "503 model_corrupt", "raise IS005": "413 too_large",
+		"raise 42501": "503 not_granted", "raise 3F000": "503 no_model", "raise 42P01": "503 no_model",
+		"raise 53200": "503 database_away", "raise 57014": "503 database_away", "raise 40001": "503 database_away",
+		"raise 38000": "500 internal", "raise XX000": "500 internal", "sleep 5": "504 timeout",
+	} {
+		t.Run(command, func(t *testing.T) {
+			t.Parallel()
+			for _, path := range []string{"/inference", "/v1/predict"} {
+				a := s.post(t, path, []byte(command))
+				kind, msg, _ := a.problem(t)
+				if got := fmt.Sprint(a.status, " ", kind); got != want {
+					t.Errorf("%s: %s, want %s", path, a.body, want)
+				}
+				if (a.header.Get("Retry-After") != "") != (a.status == 503) {
+					t.Errorf("%s: Retry-After %q with %d", path, a.header.Get("Retry-After"), a.status)
+				}
+				if a.status == 500 && (strings.Contains(msg, "told to raise") || !strings.Contains(s.log.String(), "told to raise")) {
+					t.Errorf("the cause belongs into the log only: %s", a.body)
+				}
+			}
+		})
+	}
+}
+
+func TestPathsMethodsAndTheToken(t *testing.T) {
+	t.Parallel()
+	x := newTenant(t)
+	x.standIn(t)
+	s := start(t, x, func(c *Config) { c.Token = "s3cret-token" })
+	open := []string{"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/"}
+	guarded := map[string]string{"/inference": http.MethodPost, "/v1/predict": http.MethodPost, "/v1/model": http.MethodGet}
+	for _, path := range open {
+		if a := s.get(t, path); a.status != 200 && a.status != 307 {
+			t.Errorf("%s: %d", path, a.status)
+		}
+	}
+	do := func(method, path, authorization string) answer {
+		t.Helper()
+		kind, body := form(t, []byte("cat"))
+		r, err := http.NewRequestWithContext(t.Context(), method, s.url+path, body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Content-Type", kind)
+		if authorization != "" {
+			r.Header.Set("Authorization", authorization)
+		}
+		return s.do(t, r)
+	}
+	for path, method := range guarded {
+		for authorization, want := range map[string]int{"": 401, "Bearer wrong": 401, "Bearer ": 401, "Basic s3cret-token": 401, "s3cret-token": 401, "Bearer s3cret-token": 200, "bearer s3cret-token": 200} {
+			if a := do(method, path, authorization); a.status != want {
+				t.Errorf("%s %s with %q: %d, want %d", method, path, authorization, a.status, want)
+			}
+		}
+		for _, other := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete, http.MethodPatch, http.MethodOptions, "BREW"} {
+			if other == method {
+				continue
+			}
+			if a := do(other, path, ""); a.status != 405 || a.header.Get("Allow") != method {
+				t.Errorf("%s %s: %d, Allow %q", other, path, a.status, a.header.Get("Allow"))
+			}
+		}
+	}
+	if a := do(http.MethodHead, "/healthz", ""); a.status != 200 || a.body != "" {
+		t.Errorf("HEAD: %d %q", a.status, a.body)
+	}
+	for _, path := range []string{"/nope", "/inference/", "//inference", "/v1", "/healthz/x", "/%2e%2e/etc/passwd"} {
+		if a := s.get(t, path); a.status != 404 {
+			t.Errorf("%s: %d", path, a.status)
+		}
+	}
+	a := s.get(t, "/healthz")
+	if a.header.Get("Access-Control-Allow-Origin") != "" || a.header.Get("X-Content-Type-Options") != "nosniff" || len(a.header.Get("X-Request-Id")) != 16 {
+		t.Errorf("headers: %v", a.header)
+	}
+	if log := s.log.String(); strings.Contains(log, "s3cret") {
+		t.Error("the log holds the token")
+	}
+	metrics := s.get(t, "/metrics").body
+	for _, want := range []string{`insitu_http_requests_total{method="POST",route="/inference",status="401"} 5`, `insitu_http_requests_total{method="other",route="/inference",status="405"} 1`,
+		`route="other",status="404"} 6`, "insitu_sessions 2", "insitu_requests_waiting 0", "go_goroutines", `insitu_predictions_total{model="cats",version="1"} 2`} {
+		if !strings.Contains(metrics, want) {
+			t.Errorf("/metrics lacks %s", want)
+		}
+	}
+}
+
+func TestRequestIDsAreKeptWhenTheyAreHarmless(t *testing.T) {
+	t.Parallel()
+	for given, kept := range map[string]bool{"abc-1_2.Z": true, "": false, "a b": false, "x\n": false, strings.Repeat("a", 65): false, "é": false} {
+		if id := requestID(given); (id == given) != kept || id == "" {
+			t.Errorf("%q became %q", given, id)
+		}
+	}
+}
+
+func TestWhenAllSessionsAreTakenMoreRequestsAreTurnedAway(t *testing.T) {
+	t.Parallel()
+	x := newTenant(t)
+	x.standIn(t)
+	s := start(t, x, func(c *Config) { c.Sessions, c.Queue = 2, 3 })
+	var statuses [600]atomic.Int32
+	var all sync.WaitGroup
+	began := time.Now()
+	for range 12 {
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			began := time.Now()
+			a := s.post(t, "/inference", []byte("sleep 1"))
+			statuses[a.status].Add(1)
+			if a.status == 503 && (!strings.Contains(a.body, `"busy"`) || a.header.Get("Retry-After") != "1" || time.Since(began) > 900*time.Millisecond) {
+				t.Errorf("after %s: %s", time.Since(began), a.body)
+			}
+		}()
+	}
+	all.Wait()
+	if ok, busy := statuses[200].Load(), statuses[503].Load(); ok != 5 || busy != 7 { // two at once, three wait
+		t.Errorf("%d answered and %d turned away, want 5 and 7", ok, busy)
+	}
+	if took := time.Since(began); took < 2900*time.Millisecond {
+		t.Errorf("five requests of a second took two sessions %s", took)
+	}
+}
+
+func TestAClientThatGoesAwayFreesItsSession(t *testing.T) {
+	t.Parallel()
+	x := newTenant(t)
+	x.standIn(t)
+	s := start(t, x, func(c *Config) { c.Sessions, c.Queue = 1, 0 })
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	kind, body := form(t, []byte("sleep 8"))
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url+"/inference", body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", kind)
+	if _, err := http.DefaultClient.Do(r); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	eventually(t, "the session is free", func() bool { return s.post(t, "/inference", []byte("cat")).status == 200 })
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("free after %s: the statement was not cancelled", took)
+	}
+	if log := s.log.String(); !strings.Contains(log, `"status":499`) {
+		t.Error("the log does not tell of the client that went away")
+	}
+}
+
+func TestConcurrentRequestsGetTheirOwnAnswers(t *testing.T) {
+	t.Parallel()
+	x := newTenant(t)
+	x.deploy(t)
+	x.activate(t, 1, 1)
+	s := start(t, x, func(c *Config) { c.Sessions, c.Queue = 3, 64 })
+	all := digits(t, 32)
+	labels := make([]string, len(all))
+	for i, d := range all {
+		a := s.post(t, "/inference", d.pixels)
+		labels[i] = a.body
+	}
+	var clients sync.WaitGroup
+	for client := range 16 {
+		clients.Add(1)
+		go func() {
+			defer clients.Done()
+			for i := range all {
+				i = (i + client) % len(all)
+				if a := s.post(t, "/inference", all[i].pixels); a.status != 200 || a.body != labels[i] {
+					t.Errorf("client %d, digit %d: %d %s, alone %s", client, i, a.status, a.body, labels[i])
+				}
+			}
+		}()
+	}
+	clients.Wait()
+	if n := x.open(t); n != 3 {
+		t.Errorf("%d sessions, want 3", n)
+	}
+	s.stop()
+	err := <-s.ended
+	s.ended <- nil
+	if err != nil {
+		t.Error(err)
+	}
+	eventually(t, "no session is left", func() bool { return x.open(t) == 0 })
+}
+
+func TestLostSessionsCostNoRequest(t *testing.T) {
+	t.Parallel()
+	x := newTenant(t)
+	x.standIn(t)
+	s := start(t, x, nil)
+	for round := range 5 {
+		x.exec(t, "select pg_terminate_backend(pid, 5000) from pg_stat_activity where usename = $1", x.config.Username)
+		for range 4 {
+			if a := s.post(t, "/inference", []byte("cat")); a.status != 200 {
+				t.Fatalf("round %d: %d %s", round, a.status, a.body)
+			}
+		}
+	}
+	eventually(t, "two sessions again", func() bool { return x.open(t) == 2 && strings.Contains(s.get(t, "/readyz").body, `"sessions":2`) })
+}
+
+// gate passes connections on to the database, or refuses them.
+func gate(t *testing.T, x tenant) (config postgres.Config, shut func(bool)) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	var mu sync.Mutex
+	closed := true
+	var open []net.Conn
+	go func() {
+		for {
+			in, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			out, err := net.Dial("tcp", net.JoinHostPort(x.config.Host, fmt.Sprint(x.config.Port)))
+			if closed || err != nil {
+				in.Close()
+			} else {
+				open = append(open, in, out)
+				go func() { _, _ = io.Copy(in, out); in.Close() }()
+				go func() { _, _ = io.Copy(out, in); out.Close() }()
+			}
+			mu.Unlock()
+		}
+	}()
+	config = x.config
+	address := listener.Addr().(*net.TCPAddr)
+	config.Host, config.Port = "127.0.0.1", address.Port
+	return config, func(shut bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		if closed = shut; shut {
+			for _, c := range open {
+				c.Close()
+			}
+			open = nil
+		}
+	}
+}
+
+func TestADatabaseThatIsAwayIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	x := newTenant(t)
+	x.standIn(t)
+	config, shut := gate(t, x)
+	s := start(t, x, func(c *Config) { c.Database = func() (postgres.Config, error) { return config, nil } })
+	away := func() {
+		t.Helper()
+		eventually(t, "not ready", func() bool {
+			a := s.get(t, "/readyz")
+			return a.status == 503 && strings.Contains(a.body, `"status":"database_away","sessions":0,"model":null`)
+		})
+		for _, a := range []answer{s.post(t, "/inference", []byte("cat")), s.get(t, "/v1/model")} {
+			if kind, _, _ := a.problem(t); a.status != 503 || kind != "database_away" || a.header.Get("Retry-After") != "2" {
+				t.Errorf("%d %s", a.status, a.body)
+			}
+		}
+		if a := s.get(t, "/healthz"); a.status != 200 {
+			t.Errorf("/healthz: %d", a.status)
+		}
+	}
+	away()
+	for range 2 {
+		shut(false)
+		eventually(t, "ready", func() bool { return s.get(t, "/readyz").status == 200 })
+		if a := s.post(t, "/inference", []byte("cat")); a.status != 200 {
+			t.Errorf("%d %s", a.status, a.body)
+		}
+		shut(true)
+		if a := s.post(t, "/inference", []byte("cat")); a.status != 503 {
+			t.Errorf("at the moment of the loss: %d %s", a.status, a.body)
+		}
+		away()
+	}
+}
+
+func TestALoginThatIsRefusedIsAMistakeInTheConfiguration(t *testing.T) {
+	t.Parallel()
+	x := newTenant(t)
+	wrong := x.config
+	wrong.Password = "wrong"
+	for name, change := range map[string]func(*Config){
+		"a wrong password": func(c *Config) { c.Database = func() (postgres.Config, error) { return wrong, nil } },
+		"no sessions":      func(c *Config) { c.Sessions = 0 },
+		"no address":       func(c *Config) { c.Listen = "nowhere" },
+		"no schema":        func(c *Config) { c.Schema = "" },
+		"too large":        func(c *Config) { c.MaxRequestBytes = MaxRequestBytes + 1 },
+	} {
+		c := Config{Listen: "127.0.0.1:0", Schema: "s", Database: func() (postgres.Config, error) { return x.config, nil }, Sessions: 1, RequestTimeout: time.Second, MaxRequestBytes: 1, Log: zap.NewNop()}
+		change(&c)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		if err := Run(ctx, c); fault.Of(err) != fault.Configuration {
+			t.Errorf("%s: %v", name, err)
+		}
+		cancel()
+	}
+}
+
+func TestDrainFinishesWhatIsUnderWay(t *testing.T) {
+	t.Parallel()
+	x := newTenant(t)
+	x.standIn(t)
+	s := start(t, x, func(c *Config) { c.Drain = time.Second })
+	slow := make(chan answer, 1)
+	go func() { slow <- s.post(t, "/inference", []byte("sleep 3")) }()
+	eventually(t, "the slow request is being predicted", func() bool { return strings.Contains(s.get(t, "/metrics").body, "insitu_sessions_busy 1") })
+	began := time.Now()
+	s.stop()
+	eventually(t, "readyz says so", func() bool { a := s.get(t, "/readyz"); return a.status == 503 && strings.Contains(a.body, "draining") })
+	if a := s.post(t, "/inference", []byte("cat")); a.status != 200 {
+		t.Errorf("a request while draining: %d %s", a.status, a.body)
+	}
+	if a := <-slow; a.status != 200 || a.body != `"slept"` {
+		t.Errorf("the slow request: %d %s", a.status, a.body)
+	}
+	err := <-s.ended
+	s.ended <- nil
+	if took := time.Since(began); err != nil || took < time.Second || took > 8*time.Second {
+		t.Errorf("Run ended after %s: %v", took, err)
+	}
+	if _, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://")); err == nil {
+		t.Error("connections are still accepted")
+	}
+	eventually(t, "no session is left", func() bool { return x.open(t) == 0 })
+}
+
+func TestASlowUploadIsGivenUp(t *testing.T) {
+	t.Parallel()
+	x := newTenant(t)
+	x.standIn(t)
+	s := start(t, x, func(c *Config) { c.RequestTimeout = time.Second })
+	u, err := url.Parse(s.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("tcp", u.Host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	began := time.Now()
+	_, _ = io.WriteString(c, "POST /inference HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\nContent-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n")
+	_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	text, err := textproto.NewReader(bufio.NewReader(c)).ReadLine()
+	if err != nil || !strings.Contains(text, "408") || time.Since(began) > 5*time.Second {
+		t.Errorf("after %s: %q, %v", time.Since(began), text, err)
+	}
+}
+
+func TestUploadsNeedNoDisk(t *testing.T) {
+	t.Setenv("TMPDIR", "/nonexistent")
+	kind, body := form(t, bytes.Repeat([]byte{7}, 20<<20))
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/inference", body)
+	r.Header.Set("Content-Type", kind)
+	got, p := files(httptest.NewRecorder(), r, 32<<20, 1)
+	if p != nil || len(got) != 1 || len(got[0]) != 20<<20 {
+		t.Errorf("%v", p)
+	}
+}
+
+func FuzzUploadedForms(f *testing.F) {
+	kind, body := form(f, []byte("one"), []byte("two"))
+	f.Add(kind, body.Bytes())
+	f.Add("multipart/form-data; boundary=x", []byte("--x\r\nContent-Disposition: form-data; name=file; filename=a\r\n\r\nb\r\n--x--"))
+	f.Add("multipart/form-data; boundary=x", []byte("--x\r\nContent-Disposition: form-data; name=file; filename=a\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n=41=\r\n--x--"))
+	f.Add("multipart/form-data; boundary=\"\"", []byte("--\r\n\r\n"))
+	f.Add("text/plain", []byte("hello"))
+	const limit = 4096
+	f.Fuzz(func(t *testing.T, kind string, body []byte) {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/inference", io.MultiReader(bytes.NewReader(body)))
+		r.ContentLength = -1
+		r.Header["Content-Type"] = []string{kind}
+		got, p := files(httptest.NewRecorder(), r, limit, 3)
+		if p != nil {
+			switch p.status {
+			case 400, 413, 422:
+			default:
+				t.Errorf("%d %s", p.status, p.msg)
+			}
+			if b, err := json.Marshal(p.body()); err != nil || p.msg == "" || p.kind == "" {
+				t.Errorf("%s, %v", b, err)
+			}
+			return
+		}
+		size := 0
+		for _, g := range got {
+			size += len(g)
+		}
+		if len(got) == 0 || len(got) > 3 || size > limit || size > len(body) {
+			t.Errorf("%d files of %d bytes out of %d", len(got), size, len(body))
+		}
+	})
+}
