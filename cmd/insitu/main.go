@@ -46,7 +46,7 @@ func execute(ctx context.Context, kill <-chan struct{}, args []string, stdout, s
 		DisableSliceFlagSeparator: true, // -p split=0.7,0.15,0.15 is one value
 		ExitErrHandler:            func(*cli.Context, error) {},
 		OnUsageError:              usageError,
-		Commands:                  []*cli.Command{runCommand(kill), stopCommand(), servicesCommand(), serveCommand(kill)},
+		Commands:                  []*cli.Command{runCommand(kill), stopCommand(), servicesCommand(), summaryCommand(), serveCommand(kill)},
 		Action: func(c *cli.Context) error {
 			if name := c.Args().First(); name != "" {
 				return fault.AsConfiguration(fmt.Errorf("no command %q; insitu --help lists them", name))

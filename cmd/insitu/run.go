@@ -138,7 +138,9 @@ func (r *pipelineRun) run(ctx context.Context) error {
 			fmt.Fprintln(r.stderr, "\ninsitu: stopped; the same command goes on where this run ended")
 			return exitError(exitInterrupted)
 		}
-		printFailure(r.stderr, result)
+		if err := printFailure(r.stderr, result, time.Since(began), filepath.Join(output, "runs", name)); err != nil {
+			return err
+		}
 		return exitError(result.ExitCode)
 	}
 	r.printSummary(ctx, s, filepath.Join(output, "run.json"))

@@ -11,7 +11,7 @@ import (
 )
 
 // printPrediction asks the inference database, by SQL alone, about a test row that training never saw.
-func (r *pipelineRun) printPrediction(ctx context.Context, s *summary, digest string) {
+func (r *pipelineRun) printPrediction(ctx context.Context, s *runJSON, digest string) {
 	fmt.Fprintf(r.stdout, "\nA prediction by SQL in the inference database (select %s($1))\n", postgres.Ident(s.Inference.Schema, "run_inference_task"))
 	actual, predicted, err := r.predict(ctx, s, digest)
 	if err != nil {
@@ -21,7 +21,7 @@ func (r *pipelineRun) printPrediction(ctx context.Context, s *summary, digest st
 	fmt.Fprintf(r.stdout, "  first test row: actual %q, predicted %q\n", actual, predicted)
 }
 
-func (r *pipelineRun) predict(ctx context.Context, s *summary, digest string) (actual, predicted string, err error) {
+func (r *pipelineRun) predict(ctx context.Context, s *runJSON, digest string) (actual, predicted string, err error) {
 	example, actual, err := r.testRow(ctx, s.Training.Schema, digest)
 	if err != nil {
 		return "", "", err

@@ -13,10 +13,11 @@ import (
 
 	"github.com/insitu-ml/insitu/internal/localrun"
 	"github.com/insitu-ml/insitu/internal/postgres"
+	"github.com/insitu-ml/insitu/internal/summary"
 )
 
-// summary is run.json: what a run did, for programs.
-type summary struct {
+// runJSON is run.json: what a run did, for programs.
+type runJSON struct {
 	Workflow  string             `json:"workflow"`
 	ExitCode  int                `json:"exit_code"`
 	Seconds   float64            `json:"seconds"`
@@ -51,8 +52,8 @@ type databaseSummary struct {
 }
 
 // summarise collects what a run did. Facts that a workflow of the user's own does not produce stay empty.
-func (r *pipelineRun) summarise(result *localrun.Result, took time.Duration) *summary {
-	s := &summary{Workflow: result.Name, ExitCode: result.ExitCode, Seconds: took.Seconds(), Metrics: map[string]float64{}, Report: result.Artifacts["report"]}
+func (r *pipelineRun) summarise(result *localrun.Result, took time.Duration) *runJSON {
+	s := &runJSON{Workflow: result.Name, ExitCode: result.ExitCode, Seconds: took.Seconds(), Metrics: map[string]float64{}, Report: result.Artifacts["report"]}
 	outputs := map[string]map[string]string{}
 	for _, step := range result.Steps {
 		s.Steps = append(s.Steps, stepSummary{step.Name, string(step.Status), step.Seconds, step.Outputs, step.Message})
@@ -84,7 +85,7 @@ func (r *pipelineRun) summarise(result *localrun.Result, took time.Duration) *su
 }
 
 // write replaces run.json in one move, so that a reader never sees half of it.
-func (s *summary) write(file string) error {
+func (s *runJSON) write(file string) error {
 	text, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
 		return fmt.Errorf("write %s: %w", file, err)
@@ -98,23 +99,28 @@ func (s *summary) write(file string) error {
 	return os.Rename(file+".tmp", file)
 }
 
-// printFailure says which step failed, and why.
-func printFailure(out io.Writer, result *localrun.Result) {
+// printFailure says which steps failed, why, and what to do.
+func printFailure(out io.Writer, result *localrun.Result, took time.Duration, dir string) error {
+	run := summary.Run{Workflow: result.Name, Status: string(localrun.Failed), Took: took}
 	for _, step := range result.Steps {
 		if step.Status == localrun.Failed || step.Status == localrun.Errored {
-			fmt.Fprintf(out, "\ninsitu: step %s failed with exit code %d: %s\n", step.Name, step.ExitCode, step.Message)
+			run.Failures = append(run.Failures, summary.Failure{
+				Step: step.Name, ExitCode: step.ExitCode, Message: step.Message, Attempts: step.Attempts, Log: filepath.Join(dir, step.Name, "log.jsonl"),
+			})
 		}
 	}
+	fmt.Fprintln(out)
+	return run.Write(out)
 }
 
 // printSummary ends a successful run with what the user wants to know.
-func (r *pipelineRun) printSummary(ctx context.Context, s *summary, file string) {
+func (r *pipelineRun) printSummary(ctx context.Context, s *runJSON, file string) {
 	out := r.stdout
 	outputs := map[string]map[string]string{}
 	for _, step := range s.Steps {
 		outputs[step.Name] = step.Outputs
 	}
-	fmt.Fprintf(out, "\n%s succeeded in %.1f s\n\n", s.Workflow, s.Seconds)
+	fmt.Fprintf(out, "\n%s\n\n", summary.Run{Workflow: s.Workflow, Status: string(localrun.Succeeded), Took: time.Duration(s.Seconds * float64(time.Second))}.Headline())
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	row := func(name, format string, args ...any) {
 		fmt.Fprintf(table, "%s\t"+format+"\n", append([]any{name}, args...)...)

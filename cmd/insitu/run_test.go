@@ -262,7 +262,7 @@ func TestAddressesOfServicesAreShownWithoutPasswords(t *testing.T) {
 func TestRunJSONHasTheDocumentedKeys(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "a", "run.json")
-	s := &summary{Workflow: "w", Steps: []stepSummary{{Name: "a", Status: "Succeeded", Outputs: map[string]string{}}}}
+	s := &runJSON{Workflow: "w", Steps: []stepSummary{{Name: "a", Status: "Succeeded", Outputs: map[string]string{}}}}
 	if err := s.write(file); err != nil {
 		t.Fatal(err)
 	}
