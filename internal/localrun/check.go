@@ -294,7 +294,7 @@ func checkRetry(r *wfv1.RetryStrategy) error {
 // acted is what localrun acts on of a template: without what only pods have, and whose variables exist only there or later.
 func acted(t *wfv1.Template) *wfv1.Template {
 	out := t.DeepCopy()
-	out.RetryStrategy, out.Metrics, out.Synchronization = nil, nil, nil
+	out.RetryStrategy, out.Metrics, out.Synchronization, out.PodSpecPatch = nil, nil, nil, ""
 	return out
 }
 

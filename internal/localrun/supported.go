@@ -21,13 +21,13 @@ func support() map[reflect.Type]map[string]bool {
 		}
 		return out
 	}
-	const pods = "ServiceAccountName AutomountServiceAccountToken Executor NodeSelector Affinity Tolerations SchedulerName SecurityContext Metrics Synchronization"
+	const pods = "ServiceAccountName AutomountServiceAccountToken Executor NodeSelector Affinity Tolerations SchedulerName SecurityContext PodSpecPatch Metrics Synchronization"
 	return map[reflect.Type]map[string]bool{
 		reflect.TypeFor[wfv1.WorkflowTemplate](): fields("TypeMeta ObjectMeta Spec", ""),
 		reflect.TypeFor[wfv1.WorkflowSpec](): fields("Templates Entrypoint OnExit Arguments ActiveDeadlineSeconds",
 			pods+" PodGC TTLStrategy ArtifactGC ArchiveLogs PodMetadata WorkflowMetadata ImagePullSecrets Priority PodPriorityClassName PodDisruptionBudget ArtifactRepositoryRef"),
 		reflect.TypeFor[wfv1.Template](): fields("Name Inputs Outputs DAG Container Suspend Volumes RetryStrategy ActiveDeadlineSeconds",
-			pods+" Metadata Annotations PriorityClassName"),
+			pods+" Metadata Annotations PriorityClassName PodSpecPatch"),
 		reflect.TypeFor[wfv1.DAGTemplate]():      fields("Tasks FailFast", ""),
 		reflect.TypeFor[wfv1.DAGTask]():          fields("Name Template TemplateRef Arguments Depends Dependencies When", ""),
 		reflect.TypeFor[wfv1.TemplateRef]():      fields("Name Template", ""),

@@ -83,6 +83,8 @@ func TestWhatOnlyAClusterHasIsPassedOver(t *testing.T) {
         artifacts: [{name: app, path: /app, optional: true}]
       outputs: {parameters: [{name: value, valueFrom: {path: /tmp/outputs/value}}]}
       synchronization: {mutexes: [{name: x}]}
+      podSpecPatch: |
+        {"containers": [{"name": "main", "env": [{"name": "N", "value": "{{pod.name}}"}]}]}
       metrics:
         prometheus:
           - name: m
