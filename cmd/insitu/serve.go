@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"time"
 
@@ -114,7 +115,7 @@ func inferenceBinding(c *cli.Context) (root, selector string, err error) {
 		return root, cmp.Or(selector, inferenceProvider), nil
 	}
 	services, running, err := localservices.Status(serviceOptions(c))
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", "", err
 	}
 	if !running["inference"] {

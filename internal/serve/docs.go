@@ -48,13 +48,14 @@ type (
 		RequestBody          *struct {
 			Content map[string]struct {
 				Schema struct {
-					Properties ordered[struct{ Description string }]
+					Properties ordered[described]
 				}
 			}
 		}
 		Responses ordered[response]
 	}
-	response struct {
+	described struct{ Description string }
+	response  struct {
 		Ref         string `json:"$ref"`
 		Description string
 		Content     map[string]struct{ Example json.RawMessage }
@@ -93,8 +94,8 @@ func (o *ordered[T]) UnmarshalJSON(text []byte) error {
 type shown struct {
 	Method, Path, ID string
 	operation
-	Fields []string // of the form
-	Form   bool     // can be tried in the page
+	Fields ordered[described] // of the form
+	Form   bool               // can be tried in the page
 	Many   bool
 }
 
@@ -124,9 +125,7 @@ func render(token bool) (page, error) {
 				}
 				v := shown{Method: strings.ToUpper(method), Path: path.Key, ID: strings.Trim(strings.ReplaceAll(path.Key, "/", "-"), "-"), operation: o}
 				if o.RequestBody != nil {
-					for _, p := range o.RequestBody.Content["multipart/form-data"].Schema.Properties {
-						v.Fields = append(v.Fields, p.Key+": "+p.Value.Description)
-					}
+					v.Fields = o.RequestBody.Content["multipart/form-data"].Schema.Properties
 					v.Form, v.Many = !token, strings.HasPrefix(path.Key, "/v1/")
 				}
 				g.Routes = append(g.Routes, v)
