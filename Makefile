@@ -9,7 +9,7 @@ DATASET ?=
 ARGS ?=
 GO = . scripts/env.sh && CGO_ENABLED=0 go
 
-.PHONY: help install build run stop clean test lint generate verify
+.PHONY: help install build run stop clean test e2e lint generate verify
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -31,9 +31,16 @@ clean: ## stop the local services and remove their data and the build
 	rm -rf bin .insitu
 	. scripts/env.sh && echo "bin and .insitu are removed. What make install downloaded stays: $$INSITU_TOOLS"
 
+images: build ## build the images for this machine: IMAGES='steps insitu databases dev' BASES=registry|local
+	@scripts/images.sh $(IMAGES)
+
 test: build ## all tests, over real services started for them
 	@scripts/install.sh test
 	scripts/test.sh
+
+e2e: install ## the pipelines on the Kubernetes cluster of KUBECONFIG, see docs/testing.md
+	@scripts/install.sh chart
+	scripts/e2e.sh
 
 lint: ## golangci-lint, gofmt, vet, ruff, shellcheck
 	@scripts/install.sh lint

@@ -113,7 +113,11 @@ func random() string {
 func (in *installation) install() error {
 	fmt.Fprintf(os.Stderr, "e2e: namespace %s\n", in.namespace)
 	began := time.Now()
-	if r := in.apply(namespaceYAML(in.namespace)); r.err != nil {
+	yaml, err := namespaceYAML(in.namespace)
+	if err != nil {
+		return err
+	}
+	if r := in.apply(yaml); r.err != nil {
 		return r.err
 	}
 	if r := in.helm(7*time.Minute, "install", "insitu", root+"/charts/insitu", "--set", "dev.enabled=true", "--wait", "--timeout", "6m"); r.err != nil {
@@ -123,34 +127,21 @@ func (in *installation) install() error {
 	return errors.Join(in.connect(), in.findServer())
 }
 
-// namespaceYAML is a namespace that refuses pods which are not hardened, and a user of it:
-// what the rights of docs/deploy-helm.md are for.
-func namespaceYAML(name string) string {
-	return fmt.Sprintf(`
-apiVersion: v1
-kind: Namespace
-metadata:
-  name: %[1]s
-  labels: {pod-security.kubernetes.io/enforce: restricted, insitu/e2e: "true"}
----
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: e2e-user, namespace: %[1]s}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {name: e2e-user, namespace: %[1]s}
-rules:
-  - {apiGroups: [argoproj.io], resources: [workflows, workflowtemplates, workflowtaskresults, workflowtasksets], verbs: [create, delete, get, list, patch, update, watch]}
-  - {apiGroups: [""], resources: [pods, pods/log, events], verbs: [get, list, watch]}
-  - {apiGroups: [""], resources: [secrets, configmaps], verbs: [get]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {name: e2e-user, namespace: %[1]s}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: e2e-user}
-subjects: [{kind: ServiceAccount, name: e2e-user, namespace: %[1]s}]
-`, name)
+// namespaceYAML is a namespace that refuses pods which are not hardened, and in it the user of docs/deploy-helm.md,
+// as it stands there.
+func namespaceYAML(name string) (string, error) {
+	page, err := os.ReadFile(root + "/docs/deploy-helm.md")
+	if err != nil {
+		return "", err
+	}
+	for _, block := range strings.Split(string(page), "```yaml\n")[1:] {
+		user, _, _ := strings.Cut(block, "```")
+		if strings.Contains(user, "kind: ServiceAccount\nmetadata: {name: ml-user, namespace: ml}") {
+			return fmt.Sprintf("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: %s\n  labels: {pod-security.kubernetes.io/enforce: restricted}\n---\n", name) +
+				strings.NewReplacer("namespace: ml,", "namespace: "+name+",", "namespace: ml}", "namespace: "+name+"}").Replace(user), nil
+		}
+	}
+	return "", errors.New("docs/deploy-helm.md has no ServiceAccount ml-user any more")
 }
 
 // connect reads the bindings the chart made and reaches the services they name from this machine.
