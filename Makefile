@@ -9,10 +9,10 @@ DATASET ?=
 ARGS ?=
 GO = . scripts/env.sh && CGO_ENABLED=0 go
 
-.PHONY: help install build run stop clean test e2e lint generate verify
+.PHONY: help install build run stop clean images test e2e lint generate verify
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
 
 install: ## install what is missing (Debian packages, Go, Python packages, Liquibase, S3 server)
 	@scripts/install.sh
