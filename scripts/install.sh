@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what `make run` and `make test` need on Debian 12, as root or as a user with sudo.
 # Quick when everything is there; says what it does; run again it goes on where it stopped.
-# `install.sh test`, `install.sh lint` and `install.sh chart` add what only those need.
+# `install.sh test`, `install.sh lint`, `install.sh chart` and `install.sh images` add what only those need.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/env.sh
@@ -10,6 +10,7 @@ go_version=1.26.8
 versitygw_version=v1.8.0
 golangci_version=v2.15.0
 gotestsum_version=v1.13.0
+buildx_version=v0.38.2
 helm_version=v3.19.0
 helm_docs_version=v1.14.2
 kubeconform_version=v0.7.0
@@ -159,6 +160,15 @@ lint)
   gotool golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint "$golangci_version"
   ;;
 chart) chart_tools ;;
+images)
+  packages debootstrap
+  command -v dockerd >/dev/null || packages docker.io
+  if ! docker buildx version >/dev/null 2>&1; then
+    gotool buildx github.com/docker/buildx/cmd/buildx "$buildx_version"
+    mkdir -p ~/.docker/cli-plugins
+    ln -sf "$INSITU_TOOLS/bin/buildx" ~/.docker/cli-plugins/docker-buildx
+  fi
+  ;;
 esac
 chmod -R a+rX "$INSITU_TOOLS/bin"
 chmod a+rX "$INSITU_TOOLS"
