@@ -36,6 +36,6 @@ httpGet: {path: /healthz, port: service}
 {{- else if eq . "mlflow" -}}
 httpGet: {path: /health, port: service}
 {{- else -}}
-tcpSocket: {port: service}
+exec: {command: [pg_isready, -q, -h, 127.0.0.1, -t, "3"]}
 {{- end -}}
 {{- end }}
