@@ -39,7 +39,7 @@ test: build ## all tests, over real services started for them
 	scripts/test.sh
 
 e2e: install ## the pipelines on the Kubernetes cluster of KUBECONFIG, see docs/testing.md
-	@scripts/install.sh chart
+	@scripts/install.sh e2e
 	scripts/e2e.sh
 
 lint: ## golangci-lint, gofmt, vet, ruff, shellcheck

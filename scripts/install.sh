@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what `make run` and `make test` need on Debian 12, as root or as a user with sudo.
 # Quick when everything is there; says what it does; run again it goes on where it stopped.
-# `install.sh test`, `install.sh lint`, `install.sh chart` and `install.sh images` add what only those need.
+# `install.sh test`, `lint`, `chart`, `images` and `e2e` add what only those need.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/env.sh
@@ -122,6 +122,16 @@ gotool() {
   echo "$3" >"$INSITU_TOOLS/bin/.$1"
 }
 
+# carvel NAME: kapp or ytt, built with the dependencies that scripts/carvel/go.sum pins.
+carvel() {
+  local want
+  want=$(sha256sum scripts/carvel/go.mod | cut -d' ' -f1)
+  [ -x "$INSITU_TOOLS/bin/$1" ] && [ "$(cat "$INSITU_TOOLS/bin/.$1" 2>/dev/null)" = "$want" ] && return 0
+  say "$1 (built from its Go module)"
+  (cd scripts/carvel && quietly "$1" go build -trimpath -ldflags '-s -w' -o "$INSITU_TOOLS/bin/$1" "carvel.dev/$1/cmd/$1")
+  echo "$want" >"$INSITU_TOOLS/bin/.$1"
+}
+
 [ -d "$INSITU_TOOLS/mlflow-venv" ] || say "the first time takes some minutes and 6 GB of disk (Debian packages; $INSITU_TOOLS; Go's and pip's caches)"
 packages ca-certificates git maven default-jre-headless \
   postgresql-15 postgresql-plpython3-15 python3-numpy python3-torch python3-pil python3-venv
@@ -154,6 +164,12 @@ case ${1:-} in
 test)
   gotool gotestsum gotest.tools/gotestsum "$gotestsum_version"
   chart_tools
+  carvel ytt
+  ;;
+e2e)
+  chart_tools
+  carvel ytt
+  command -v kapp >/dev/null || carvel kapp # takes minutes
   ;;
 lint)
   packages shellcheck
