@@ -543,3 +543,29 @@ func TestTheRoleIsThatOfThePlainManifests(t *testing.T) {
 		}
 	}
 }
+
+func TestTheValuesInTheDocumentationWork(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../docs/deploy-helm.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(text), -1)
+	tried := 0
+	for _, block := range blocks {
+		if strings.HasPrefix(block[1], "apiVersion:") {
+			continue
+		}
+		tried++
+		path := filepath.Join(t.TempDir(), "values.yaml")
+		if err := os.WriteFile(path, []byte(block[1]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, errs, err := helm(t, "template", "insitu", chartDir, "-f", path); err != nil {
+			t.Errorf("%v\n%s\n%s", err, errs, block[1])
+		}
+	}
+	if tried < 5 {
+		t.Errorf("found %d examples of values", tried)
+	}
+}
