@@ -474,6 +474,8 @@ func TestWrongValuesAreRefusedWithTheReason(t *testing.T) {
 		"a word where true or false belongs":     {"api.enabled=yes", "got string, want boolean"},
 		"a registry with a scheme":               {"image.registry=https://r.example.com", "/image/registry"},
 		"a parameter the pipelines do not have":  {"pipeline.parameters.epoch=3", "pipeline.parameters.epoch: the pipelines have no such parameter; they have app, "},
+		"a value that is no choice":              {"pipeline.parameters.approval=yes", `pipeline.parameters.approval: "yes" is no choice; expected one of ["none","required"]`},
+		"a schedule's parameter that is none":    {"retraining[0].name=a,retraining[0].schedules[0]=@daily,retraining[0].parameters.epoch=3", "retraining: a: parameters.epoch: the pipelines have no such parameter"},
 		"resources of no step":                   {"pipeline.resources.train.limits.memory=1Gi", "pipeline.resources.train: no container of the pipelines has that name; expected one of deploy-inference-db, "},
 		"a binding that lacks files":             {"bindings.training.files.host=h", "bindings.training.files: missing database, username (or uri)"},
 		"an object store that lacks files":       {"bindings.s3.files.endpoint=https://s3", "bindings.s3.files: missing access-key-id, secret-access-key, bucket"},

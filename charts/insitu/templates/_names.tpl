@@ -59,3 +59,24 @@ allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
+
+{{/*
+Refuses parameters the pipelines do not have (Argo would ignore them), and values that are no choice of theirs.
+Both pipelines have the same. (dict "root" $ "of" "pipeline.parameters" "parameters" dict)
+*/}}
+{{- define "insitu.checkParameters" -}}
+{{- $known := dict -}}
+{{- range (.root.Files.Get "files/workflows/in-database-pipeline.yaml" | fromYaml).spec.arguments.parameters -}}
+{{- $_ := set $known .name (.enum | default list) -}}
+{{- end -}}
+{{- $of := .of -}}
+{{- range $name, $value := .parameters -}}
+{{- if not (hasKey $known $name) -}}
+{{- fail (printf "%s.%s: the pipelines have no such parameter; they have %s" $of $name (keys $known | sortAlpha | join ", ")) -}}
+{{- end -}}
+{{- $choices := get $known $name -}}
+{{- if and $choices (not (has (include "insitu.text" $value) $choices)) -}}
+{{- fail (printf "%s.%s: %q is no choice; expected one of %s" $of $name (include "insitu.text" $value) (toJson $choices)) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
