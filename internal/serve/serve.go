@@ -82,7 +82,7 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return fault.AsConfiguration(fmt.Errorf("listen on %s: %w", c.Listen, err))
 	}
-	defer listener.Close()
+	defer func() { _ = listener.Close() }()
 	// Sessions outlive ctx: requests that are being drained need them.
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()

@@ -9,6 +9,7 @@ import (
 	"encoding/csv"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"io"
 	"mime/multipart"
 	"net"
@@ -189,6 +190,9 @@ func start(t testing.TB, x tenant, change func(*Config)) *service {
 	case err := <-s.ended:
 		s.ended <- nil
 		t.Fatal(err)
+	}
+	if s.get(t, "/readyz").status == http.StatusOK { // the database is there: so will be the other sessions
+		eventually(t, "all sessions", func() bool { return strings.Contains(s.get(t, "/readyz").body, fmt.Sprintf(`"sessions":%d,`, c.Sessions)) })
 	}
 	return s
 }
