@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
 )
@@ -105,39 +106,63 @@ func (o Output) fileName() string {
 
 // parseArgs returns the flags given on the command line; help is set when the help was asked for and printed.
 // Errors never hold a value: it may be a password someone hoped to pass.
+//
+// urfave/cli reads and describes the flags. Its App stays out: it prints help through text/template, and a program that
+// can call a method by a name it learns at run time must keep every exported method of every package (5 MB and more).
 func (s Spec) parseArgs(args []string, stdout io.Writer) (given map[string]string, help bool, err error) {
 	if err := s.refuseSecrets(args); err != nil {
 		return nil, false, err
 	}
 	given = map[string]string{}
-	app := &cli.App{
-		Name:            s.Name,
-		Usage:           s.Summary,
-		UsageText:       s.Name + " [--flag value ...]",
-		Description:     s.helpText(),
-		HideHelp:        true, // its flag is a shared variable; ours is declared below
-		HideHelpCommand: true,
-		HideVersion:     true,
-		Writer:          stdout, // nothing but an explicit --help is written here
-		ErrWriter:       io.Discard,
-		OnUsageError:    func(_ *cli.Context, err error, _ bool) error { return err },
-		ExitErrHandler:  func(*cli.Context, error) {},
-		Flags:           []cli.Flag{&cli.BoolFlag{Name: "help", Aliases: []string{"h"}, Usage: "show this text and exit", Category: everyStep, Destination: &help, DisableDefaultText: true}},
-		Action: func(c *cli.Context) error {
-			// Parsing stops at the first positional argument, so every flag after it would be dropped.
-			if c.NArg() > 0 {
-				return fmt.Errorf("%d positional arguments after the flags, expected none: write --flag=value or --flag value, and a boolean as --flag=true", c.NArg())
-			}
-			return nil
-		},
-	}
-	for _, f := range s.AllFlags() {
-		if !f.Secret {
-			app.Flags = append(app.Flags, &cliFlag{Flag: f, given: given})
+	set := flag.NewFlagSet(s.Name, flag.ContinueOnError)
+	set.SetOutput(io.Discard)
+	set.Usage = func() {} // nothing but an explicit --help is written
+	flags := s.cliFlags(given, &help)
+	for _, f := range flags {
+		if err := f.Apply(set); err != nil {
+			return nil, false, err
 		}
 	}
-	err = app.Run(append([]string{s.Name}, args...))
-	return given, help, err
+	if err := set.Parse(args); err != nil {
+		return nil, false, err
+	}
+	if help {
+		return nil, true, s.writeHelp(stdout, flags)
+	}
+	// Parsing stops at the first positional argument, so every flag after it would be dropped.
+	if n := set.NArg(); n > 0 {
+		return nil, false, fmt.Errorf("%d positional arguments after the flags, expected none: write --flag=value or --flag value, and a boolean as --flag=true", n)
+	}
+	return given, false, nil
+}
+
+// cliFlags are all flags but the secrets, as urfave/cli sees them, those of one category side by side.
+func (s Spec) cliFlags(given map[string]string, help *bool) []cli.CategorizableFlag {
+	var flags []cli.CategorizableFlag
+	for _, f := range s.AllFlags() {
+		if !f.Secret {
+			flags = append(flags, &cliFlag{Flag: f, given: given})
+		}
+	}
+	return append(flags, &cli.BoolFlag{Name: "help", Aliases: []string{"h"}, Usage: "show this text and exit", Category: everyStep, Destination: help, DisableDefaultText: true})
+}
+
+// writeHelp prints what --help shows.
+func (s Spec) writeHelp(w io.Writer, flags []cli.CategorizableFlag) error {
+	indent := func(text string) string {
+		return "   " + strings.ReplaceAll(strings.ReplaceAll(text, "\n", "\n   "), "\n   \n", "\n\n")
+	}
+	fmt.Fprintf(w, "NAME:\n   %s - %s\n\nUSAGE:\n   %s [--flag value ...]\n\nDESCRIPTION:\n%s\n\nOPTIONS:\n", s.Name, s.Summary, s.Name, indent(s.helpText()))
+	table := tabwriter.NewWriter(w, 1, 8, 2, ' ', 0)
+	category := ""
+	for _, f := range flags {
+		if f.GetCategory() != category {
+			category = f.GetCategory()
+			fmt.Fprintf(table, "\n   %s\n\n", category)
+		}
+		fmt.Fprintf(table, "%s\n", indent(f.String()))
+	}
+	return table.Flush()
 }
 
 // refuseSecrets says how to pass a secret that came as a flag.

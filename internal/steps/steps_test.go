@@ -1,6 +1,9 @@
 package steps
 
 import (
+	"bytes"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -21,5 +24,27 @@ func TestEveryStepIsDeclaredRightly(t *testing.T) {
 	want := []string{"upload-dataset", "deploy-training-code", "train-model", "evaluate-model", "promote-model-to-staging", "deploy-inference-db"}
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestStepsAreSmall(t *testing.T) {
+	t.Parallel()
+	bin := os.Getenv("INSITU_TEST_BIN")
+	if bin == "" {
+		t.Skip("needs the built steps: INSITU_TEST_BIN is not set")
+	}
+	const most = 18e6 // bytes: with the 2 MB of a static base image, an image has 20 MB
+	for _, spec := range steps.All() {
+		content, err := os.ReadFile(filepath.Join(bin, spec.Name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(content) > most {
+			t.Errorf("%s has %d bytes, expected at most %d", spec.Name, len(content), int(most))
+		}
+		// See parseArgs in internal/step. The report of evaluate-model is worth it.
+		if spec.Name != "evaluate-model" && bytes.Contains(content, []byte("text/template.(*state).evalField")) {
+			t.Errorf("%s can call methods by name, through text/template: the linker keeps all methods of all packages", spec.Name)
+		}
 	}
 }
