@@ -192,7 +192,9 @@ func start(t testing.TB, x tenant, change func(*Config)) *service {
 		t.Fatal(err)
 	}
 	if s.get(t, "/readyz").status == http.StatusOK { // the database is there: so will be the other sessions
-		eventually(t, "all sessions", func() bool { return strings.Contains(s.get(t, "/readyz").body, fmt.Sprintf(`"sessions":%d,`, c.Sessions)) })
+		eventually(t, "all sessions", func() bool {
+			return strings.Contains(s.get(t, "/readyz").body, fmt.Sprintf(`"sessions":%d,`, c.Sessions))
+		})
 	}
 	return s
 }
