@@ -83,7 +83,8 @@ func (r Run) fold(nodes []node) []Failure {
 		m := exited.FindStringSubmatch(last.Message)
 		container := m != nil && m[1] == name
 		group := m == nil && len(attempts[name]) == 0 && (last.Message == "" || strings.HasPrefix(last.Message, "child "))
-		if name == r.Workflow || group && len(names) > 1 || containers[last.Message] && !container {
+		waited := container && strings.HasPrefix(m[4], "dependency ") // on another container of its set, which failed
+		if name == r.Workflow || group && len(names) > 1 || waited || containers[last.Message] && !container {
 			continue
 		}
 		f := Failure{Step: name, Message: last.Message, Attempts: len(tries), Recovered: len(around[name]) == 0 || r.Status == "Succeeded"}

@@ -28,6 +28,11 @@ func failed(list ...[2]string) string {
 
 func TestWhatArgoTellsBecomesATextForAPerson(t *testing.T) {
 	t.Parallel()
+	// Of a workflow with a step that is tried again, one that is not, and a set of containers.
+	captured, err := os.ReadFile("testdata/argo-3.7.17.failures")
+	if err != nil {
+		t.Fatal(err)
+	}
 	tests := map[string]struct{ status, seconds, failures string }{
 		"succeeded":           {"Succeeded", "42.160000", `"null"`},
 		"succeeded-at-second": {"Succeeded", "192.5", failed([2]string{"train-model(0)", "main: Error (exit code 75): connect to db:5432/insitu as \"insitu\": connection refused"})},
@@ -55,6 +60,7 @@ func TestWhatArgoTellsBecomesATextForAPerson(t *testing.T) {
 			[2]string{"learn", `train-model: Error (exit code 2): --model-name is "a/b"`},
 			[2]string{"w", ""},
 		)},
+		"argo-3.7.17":    {"Failed", "24.350887", string(captured)},
 		"without-a-step": {"Failed", "5", "null"},
 	}
 	for name, tt := range tests {
