@@ -16,9 +16,9 @@ while read -r program how; do
 done <<'PROGRAMS'
 kubectl see https://kubernetes.io/docs/tasks/tools
 argo take the command of Argo Workflows 3.7 or 4 from https://github.com/argoproj/argo-workflows/releases
-helm run scripts/install.sh chart
-kapp see https://carvel.dev/kapp
-ytt see https://carvel.dev/ytt
+helm run scripts/install.sh e2e
+kapp run scripts/install.sh e2e
+ytt run scripts/install.sh e2e
 PROGRAMS
 answer=$(kubectl get --raw /readyz --request-timeout=15s 2>&1) || missing "the cluster of $KUBECONFIG does not answer: $answer"
 crds=$(kubectl get crd workflows.argoproj.io workflowtemplates.argoproj.io -o name 2>&1) ||

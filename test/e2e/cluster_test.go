@@ -120,7 +120,7 @@ func (in *installation) install() error {
 	if r := in.apply(yaml); r.err != nil {
 		return r.err
 	}
-	if r := in.helm(7*time.Minute, "install", "insitu", root+"/charts/insitu", "--set", "dev.enabled=true", "--wait", "--timeout", "6m"); r.err != nil {
+	if r := in.helm(7*time.Minute, "install", "insitu", root+"/charts/insitu", "-f", "values.yaml", "--wait", "--timeout", "6m"); r.err != nil {
 		return fmt.Errorf("%w\n%s", r.err, in.pods())
 	}
 	fmt.Fprintf(os.Stderr, "e2e: chart installed and ready after %.0f s\n", time.Since(began).Seconds())
@@ -249,7 +249,7 @@ func environment() (out []string) {
 			out = append(out, e)
 		}
 	}
-	return out
+	return append(out, "TERM=dumb") // no colours
 }
 
 // The commands below run in the installation's namespace.
@@ -271,7 +271,7 @@ func (in *installation) argo(args ...string) result {
 }
 
 func (in *installation) argoWithin(limit time.Duration, args ...string) result {
-	return in.command(limit, "argo", append([]string{"-n", in.namespace, "--no-utf8"}, args...)...)
+	return in.command(limit, "argo", append([]string{"-n", in.namespace}, args...)...)
 }
 
 // pods says what the namespace's pods and events look like, for a report of a failure.

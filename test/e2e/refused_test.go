@@ -9,11 +9,11 @@ import (
 
 func TestAChoiceThatIsNoneIsRefusedWhenItIsSubmitted(t *testing.T) {
 	t.Parallel()
-	p := newTenant(t, "enum")
+	p := newTenant(t, "choice")
 	for _, parameter := range []string{"format=xml", "approval=perhaps", "log-level=loud"} {
 		name, _, _ := strings.Cut(parameter, "=")
 		r := p.argo(append(p.submitArguments(dag, parameter), "--name", "refused-"+random())...)
-		if r.err == nil || !strings.Contains(r.err.Error(), name) || !strings.Contains(r.err.Error(), "enum") {
+		if r.code != 1 || !strings.Contains(r.stderr, name) || !strings.Contains(r.stderr, "enum") {
 			t.Errorf("%s: %v, expected to be refused with its name", parameter, r.err)
 		}
 	}

@@ -91,7 +91,7 @@ func (p *tenant) submit(t *testing.T, template string, more ...string) *run {
 func (p *tenant) follow(t *testing.T, template string, more ...string) (*run, result) {
 	t.Helper()
 	name := "followed-" + random()
-	r := p.argoWithin(limit, append(p.submitArguments(template, more...), "--name", name, "--wait", "--log", "--no-color")...)
+	r := p.argoWithin(limit, append(p.submitArguments(template, more...), "--name", name, "--wait", "--log")...)
 	return p.started(t, name), r
 }
 
