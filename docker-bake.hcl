@@ -81,6 +81,11 @@ variable "CC_BASE" {
   default     = "gcr.io/distroless/cc-debian12:nonroot@sha256:9dac0a79194e45a7da0158a9c6da57b217585af0786db3845d1f0ec1a0dd182f"
 }
 
+variable "VERSITYGW" {
+  description = "version of the S3 server for a first try; scripts/install.sh has the same"
+  default     = "v1.8.0"
+}
+
 function "image" {
   params = [name]
   result = ["${REGISTRY == "" ? "" : "${REGISTRY}/"}${PREFIX}/${name}:${VERSION}"]
@@ -187,6 +192,7 @@ target "dev-s3" {
     BINARIES    = BINARIES
     GO_BASE     = GO_BASE
     DEBIAN_BASE = DEBIAN_BASE
+    VERSITYGW   = VERSITYGW
   }
   tags   = image("dev-s3")
   labels = labels("dev-s3", "versitygw, an S3 server on a directory, for a first try only.", "Apache-2.0")

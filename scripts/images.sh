@@ -61,6 +61,12 @@ if [ "$BASES" = local ]; then
   done
 fi
 
+case " $* " in
+*" dev "* | *" dev-s3 "*)
+  (cd / && CGO_ENABLED=0 GOBIN=$OLDPWD/bin go install -trimpath -ldflags '-s -w' "github.com/versity/versitygw/cmd/versitygw@$(cd "$OLDPWD" && pinned VERSITYGW)")
+  ;;
+esac
+
 # The programs are those of bin/, which scripts/build.sh keeps up to date.
 BINARIES=prebuilt REVISION=${REVISION:-$(git rev-parse HEAD 2>/dev/null || true)} \
   docker buildx bake --load "${options[@]}" "$@"
