@@ -305,7 +305,7 @@ func evaluateRetry(expression string, retries int, last attempt) (bool, error) {
 		"lastRetry.exitCode": fmt.Sprint(last.code),
 		"lastRetry.status":   string(Failed),
 		"lastRetry.duration": fmt.Sprint(last.seconds),
-		"lastRetry.message":  last.message,
+		"lastRetry.message":  last.text(),
 	}))
 }
 

@@ -24,6 +24,24 @@ type attempt struct {
 	code    int
 	seconds float64
 	message string
+	stopped bool // by localrun: the command did not end by itself
+}
+
+// text is the message as Argo words it, which retry expressions may look at.
+func (a attempt) text() string {
+	if a.stopped {
+		return a.message
+	}
+	return failedText(a.code, a.message)
+}
+
+// failedText is what Argo says of a container that failed.
+func failedText(code int, message string) string {
+	text := fmt.Sprintf("main: Error (exit code %d)", code)
+	if message != "" {
+		text += ": " + message
+	}
+	return text
 }
 
 // maxOutput bounds an output parameter, as Argo does (256 KiB).
@@ -210,7 +228,7 @@ func (r *run) execute(ctx context.Context, task, dir string, box *sandbox, writt
 	}
 	a := attempt{code: code, seconds: time.Since(began).Seconds(), message: lines.failure}
 	if ctx.Err() != nil {
-		a.message = context.Cause(ctx).Error()
+		a.message, a.stopped = context.Cause(ctx).Error(), true
 		if errors.Is(context.Cause(ctx), context.Canceled) {
 			a.message = "stopped"
 		}

@@ -51,7 +51,7 @@ func (r *run) exit(ctx context.Context, o outcome) {
 	for _, s := range r.steps {
 		if s.Status == Failed || s.Status == Errored {
 			o.failures = append(o.failures, failure{
-				DisplayName: s.Name, Message: fmt.Sprintf("main: Error (exit code %d): %s", s.ExitCode, s.Message),
+				DisplayName: s.Name, Message: failedText(s.ExitCode, s.Message),
 				TemplateName: s.Command, Phase: string(s.Status), FinishedAt: time.Now().UTC(),
 			})
 		}

@@ -209,6 +209,28 @@ func TestRun(t *testing.T) {
 			params:   map[string]string{"text": filepath.Join(t.TempDir(), "count")},
 			want:     []string{"a Succeeded 0 value=3"},
 		},
+		"a message in Argo's words is tried again": {
+			workflow: head + `
+    - name: main
+      dag: {tasks: [{name: a, template: flaky, arguments: {parameters: [{name: in, value: "{{workflow.parameters.text}}"}]}}]}
+` + step("flaky", `
+      retryStrategy: {limit: "3", expression: "lastRetry.message matches '^main: Error [(]exit code (75|143)[)]'"}`),
+			commands: map[string]string{"flaky": `echo x >> "$IN"; test $(wc -l < "$IN") -ge 3 || exit 143; wc -l < "$IN" > $OUT/value`},
+			params:   map[string]string{"text": filepath.Join(t.TempDir(), "count")},
+			want:     []string{"a Succeeded 0 value=3"},
+		},
+		"a deadline is not tried again as a stop from outside": {
+			workflow: head + `
+    - name: main
+      dag: {tasks: [{name: a, template: slow, arguments: {parameters: [{name: in, value: "{{workflow.parameters.text}}"}]}}]}
+` + step("slow", `
+      activeDeadlineSeconds: 1
+      retryStrategy: {limit: "3", expression: "lastRetry.message matches '^main: Error [(]exit code (75|143)[)]'"}`),
+			commands: map[string]string{"slow": `echo x >> "$IN"; test $(wc -l < "$IN") -le 1; exec sleep 60`},
+			params:   map[string]string{"text": filepath.Join(t.TempDir(), "count")},
+			want:     []string{"a Failed 143"},
+			code:     143,
+		},
 		"other exit codes are not tried again": {
 			workflow: head + `
     - name: main
