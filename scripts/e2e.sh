@@ -46,8 +46,12 @@ load_images() {
 
 if [ -n "${INSITU_E2E_LOAD:-}" ]; then
   version=$(cat VERSION)
+  # The Git server of the GitOps test, on the base that scripts/images.sh made if there is one.
+  base=${DEBIAN_BASE:-insitu-stand-in/debian:12}
+  docker image inspect "$base" >/dev/null 2>&1 || base=debian:bookworm-slim
+  docker build -q --network=host --build-arg DEBIAN_BASE="$base" -t "insitu/e2e-git:$version" test/e2e/git >/dev/null
   printf "insitu/%s:$version\n" upload-dataset deploy-training-code train-model evaluate-model promote-model-to-staging \
-    deploy-inference-db insitu postgres-training postgres-inference dev-s3 dev-mlflow | load_images
+    deploy-inference-db insitu postgres-training postgres-inference dev-s3 dev-mlflow e2e-git | load_images
 fi
 
 # The tests mostly wait for the cluster: more of them at once than there are processors.

@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -14,6 +16,8 @@ import (
 
 	wfv1 "github.com/argoproj/argo-workflows/v3/pkg/apis/workflow/v1alpha1"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/insitu-ml/insitu/internal/postgres"
 )
 
 const gitOps = root + "/workflows/app"
@@ -249,5 +253,188 @@ func (k *kappRun) interrupted(t *testing.T, run string) {
 	}
 	if err := cmd.Wait(); err == nil {
 		t.Fatal("kapp ended well before the run did")
+	}
+}
+
+// gitServer is a Git server that the pods reach as git.NAMESPACE.svc. Its image is made from test/e2e/git.
+const gitServer = `
+apiVersion: v1
+kind: Service
+metadata: {name: git}
+spec:
+  selector: {app: git}
+  ports: [{port: 9418}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: git}
+spec:
+  selector: {matchLabels: {app: git}}
+  template:
+    metadata: {labels: {app: git}}
+    spec:
+      automountServiceAccountToken: false
+      securityContext: {runAsNonRoot: true, runAsUser: 65532, seccompProfile: {type: RuntimeDefault}}
+      containers:
+        - name: git
+          image: insitu/e2e-git:%s
+          imagePullPolicy: IfNotPresent
+          securityContext: {allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}}
+          resources: {requests: {cpu: 10m, memory: 32Mi}, limits: {memory: 256Mi}}
+          readinessProbe: {tcpSocket: {port: 9418}, periodSeconds: 1}
+          volumeMounts: [{name: srv, mountPath: /srv}]
+      volumes: [{name: srv, emptyDir: {}}]
+`
+
+// clone is a user's clone of the repository of an ML app, in a folder of it.
+type clone struct {
+	*tenant
+	dir string
+}
+
+const folder = "ml/digits"
+
+// newClone starts a Git server and makes a clone of its repository, with the digits app and the three files in it.
+func newClone(t *testing.T, p *tenant) *clone {
+	t.Helper()
+	version, err := os.ReadFile(root + "/VERSION")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := p.input(time.Minute, fmt.Sprintf(gitServer, strings.TrimSpace(string(version))), "kubectl", "-n", p.namespace, "apply", "-f", "-"); r.err != nil {
+		t.Fatal(r.err)
+	}
+	if r := p.kubectl("rollout", "status", "deployment/git", "--timeout=100s"); r.err != nil {
+		t.Fatal(r.err, p.pods())
+	}
+	port, err := p.forward("service/git", 9418)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &clone{tenant: p, dir: t.TempDir()}
+	there := filepath.Join(c.dir, folder)
+	if err := os.CopyFS(there, os.DirFS(root+"/examples/digits")); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"pipeline_app.yaml", "values.yaml", "pipeline.yaml"} {
+		content, err := os.ReadFile(filepath.Join(gitOps, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(there, name), content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.git(t, "init", "-q", "-b", "main")
+	c.git(t, "remote", "add", "origin", fmt.Sprintf("git://127.0.0.1:%d/app", port))
+	return c
+}
+
+func (c *clone) git(t *testing.T, args ...string) string {
+	t.Helper()
+	r := c.command(time.Minute, "git", append([]string{"-C", c.dir, "-c", "user.name=e2e", "-c", "user.email=e2e@example.com"}, args...)...)
+	if r.err != nil {
+		t.Fatal(r.err)
+	}
+	return strings.TrimSpace(r.stdout)
+}
+
+// set changes values in values.yaml, name: value.
+func (c *clone) set(t *testing.T, values map[string]string) {
+	t.Helper()
+	file := filepath.Join(c.dir, folder, "values.yaml")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range values {
+		line := regexp.MustCompile(`(?m)^` + name + `: .*$`)
+		if !line.Match(text) {
+			t.Fatalf("values.yaml has no %s", name)
+		}
+		text = line.ReplaceAll(text, []byte(name+": "+value))
+	}
+	if err := os.WriteFile(file, text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// push commits everything, pushes it and returns the commit.
+func (c *clone) push(t *testing.T, message string) string {
+	t.Helper()
+	c.git(t, "add", ".")
+	c.git(t, "commit", "-q", "-m", message)
+	c.git(t, "push", "-q", "origin", "main")
+	return c.git(t, "rev-parse", "HEAD")
+}
+
+// deploy does what kapp-controller does with the clone.
+func (c *clone) deploy(t *testing.T) result {
+	t.Helper()
+	there := filepath.Join(c.dir, folder)
+	rendered := c.command(time.Minute, "ytt", "-f", there+"/pipeline.yaml", "-f", there+"/values.yaml",
+		"-f", c.dir+"/.git/logs/HEAD", "-f", c.dir+"/.git/config", "-v", "name="+c.name)
+	if rendered.err != nil {
+		t.Fatal(rendered.err)
+	}
+	r := c.input(limit, rendered.stdout, "kapp", "deploy", "-a", c.name, "-n", c.namespace, "-y", "-f", "-", "--wait-check-interval", "1s")
+	if r.err != nil {
+		t.Fatal(r.err, c.pods())
+	}
+	return r
+}
+
+func TestACommitIsTrainedGatedAndServed(t *testing.T) {
+	t.Parallel()
+	p := newTenant(t, "commit")
+	c := newClone(t, p)
+	c.set(t, map[string]string{
+		"git_repo_url": "git://git." + p.namespace + ".svc/app", "git_repo_path": folder,
+		"training_db_schema": p.name, "inference_db_schema": p.name, "model_name": p.name, "experiment_name": p.name,
+		"epochs": "2", "min_accuracy": "0.5", "min_f1": "0.5", "tolerance": "0.5",
+	})
+	first := c.push(t, "two epochs")
+	c.deploy(t)
+	ran := p.started(t, p.name+"-ver-1")
+	wf := ran.workflow(t)
+	before := ran.serves(t, wf)
+	if got := wf.Labels["insitu/git-sha"]; got != first {
+		t.Errorf("the run is labelled %q, the commit is %s", got, first)
+	}
+	for name, db := range map[string]postgres.Config{"training": p.training, "inference": p.inference} {
+		tags := rows[string](t, db, "select tag from "+postgres.Ident(p.name, "databasechangelog")+" where tag is not null")
+		if !slices.Contains(tags, first) {
+			t.Errorf("the %s database's changelog is tagged %q, the commit is %s", name, tags, first)
+		}
+	}
+	if got := p.alias(t).Tags["git_sha"]; got != first {
+		t.Errorf("the model version has git_sha %q, the commit is %s", got, first)
+	}
+	changesets := count(t, p.training, p.name, "databasechangelog")
+
+	if r := c.deploy(t); !strings.Contains(r.stdout, "0 create, 0 delete, 0 update") {
+		t.Errorf("deployed again without a commit:\n%s", r.stdout)
+	}
+
+	c.set(t, map[string]string{"epochs": "3"})
+	second := c.push(t, "three epochs")
+	c.deploy(t)
+	ran = p.started(t, p.name+"-ver-2")
+	wf = ran.workflow(t)
+	after := ran.serves(t, wf)
+	if got := wf.Labels["insitu/git-sha"]; got != second || second == first {
+		t.Errorf("the second run is labelled %q, the commits are %s and %s", got, first, second)
+	}
+	if epochs := wf.Spec.Arguments.GetParameterByName("epochs"); epochs == nil || epochs.Value.String() != "3" {
+		t.Errorf("the second run has epochs %v", epochs)
+	}
+	if before["model-version"] == after["model-version"] {
+		t.Errorf("both runs made version %s", after["model-version"])
+	}
+	if got := p.alias(t).Tags["git_sha"]; got != second {
+		t.Errorf("the second model version has git_sha %q, the commit is %s", got, second)
+	}
+	if got := count(t, p.training, p.name, "databasechangelog"); got != changesets {
+		t.Errorf("values alone added changesets to the training database: %d, then %d", changesets, got)
 	}
 }
