@@ -24,7 +24,7 @@ python=(database examples test)
 check gofmt gofmt_clean
 check "ruff check" "$INSITU_TOOLS/db-venv/bin/ruff" check --quiet "${python[@]}"
 check "ruff format" "$INSITU_TOOLS/db-venv/bin/ruff" format --check --quiet "${python[@]}"
-check shellcheck shellcheck -x scripts/*.sh .ci/run
+check shellcheck shellcheck -x scripts/*.sh images/*/insitu-* .ci/run
 check "go vet" go vet ./...
 check "golangci-lint (the first time compiles for some minutes)" golangci-lint run --allow-serial-runners ./...
 [ "$failed" = 0 ] || { echo "lint: there are findings" >&2; exit 1; }
