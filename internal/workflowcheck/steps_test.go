@@ -7,9 +7,8 @@ import (
 	"testing"
 
 	wfv1 "github.com/argoproj/argo-workflows/v3/pkg/apis/workflow/v1alpha1"
-	"github.com/argoproj/argo-workflows/v3/util/expr/argoexpr"
-	exprenv "github.com/argoproj/argo-workflows/v3/util/expr/env"
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/insitu-ml/insitu/internal/localrun"
 	"github.com/insitu-ml/insitu/internal/step"
@@ -45,8 +44,8 @@ func TestEveryStepTemplateSaysWhatItsStepDeclares(t *testing.T) {
 			}
 			checkSettings(t, spec, tmpl)
 			checkOutputs(t, spec, tmpl)
-			checkBindings(t, spec, tmpl)
-			checkRetries(t, tmpl)
+			checkBindings(t, spec, tmpl, tmpl.Container)
+			checkOptionalApp(t, spec, tmpl)
 		})
 	}
 }
@@ -151,23 +150,8 @@ func checkOutputs(t *testing.T, spec step.Spec, tmpl *wfv1.Template) {
 	}
 }
 
-// checkBindings: exactly the service bindings that the step's flags fall back to are mounted.
-// checkRetries expects that what may pass is tried again, and nothing else: docs/container-contract.md.
-func checkRetries(t *testing.T, tmpl *wfv1.Template) {
-	t.Helper()
-	if tmpl.RetryStrategy == nil || tmpl.RetryStrategy.Limit == nil {
-		t.Error("there is no retryStrategy with a limit")
-		return
-	}
-	for code, want := range map[string]bool{"75": true, "-1": true, "0": false, "1": false, "2": false, "64": false, "130": false, "137": false, "143": false} {
-		got, err := argoexpr.EvalBool(tmpl.RetryStrategy.Expression, exprenv.GetFuncMap(map[string]any{"lastRetry.exitCode": code}))
-		if err != nil || got != want {
-			t.Errorf("exit code %s: tried again is %v, %v; expected %v", code, got, err, want)
-		}
-	}
-}
-
-func checkBindings(t *testing.T, spec step.Spec, tmpl *wfv1.Template) {
+// checkBindings expects exactly the service bindings that the step's flags fall back to.
+func checkBindings(t *testing.T, spec step.Spec, tmpl *wfv1.Template, c *corev1.Container) {
 	t.Helper()
 	want := map[string]string{}
 	for _, flag := range spec.AllFlags() {
@@ -176,7 +160,7 @@ func checkBindings(t *testing.T, spec step.Spec, tmpl *wfv1.Template) {
 		}
 	}
 	got := map[string]string{}
-	for _, m := range tmpl.Container.VolumeMounts {
+	for _, m := range c.VolumeMounts {
 		for _, v := range tmpl.Volumes {
 			if v.Name == m.Name && v.Secret != nil {
 				got[m.MountPath] = v.Secret.SecretName
@@ -188,6 +172,18 @@ func checkBindings(t *testing.T, spec step.Spec, tmpl *wfv1.Template) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("service bindings (-flags +mounts):\n%s", diff)
+	}
+}
+
+// checkOptionalApp: a step that takes the ML app can be given it as an artifact, where the parameter's default looks for it.
+func checkOptionalApp(t *testing.T, spec step.Spec, tmpl *wfv1.Template) {
+	t.Helper()
+	var want wfv1.Artifacts
+	if tmpl.Inputs.GetParameterByName("app") != nil {
+		want = wfv1.Artifacts{{Name: "app", Path: "/app", Optional: true}}
+	}
+	if diff := cmp.Diff(want, tmpl.Inputs.Artifacts); diff != "" {
+		t.Errorf("%s: input artifacts (-want +template):\n%s", spec.Name, diff)
 	}
 }
 
