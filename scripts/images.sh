@@ -33,7 +33,7 @@ stand_in_debian() {
 }
 
 # pinned BASE: what docker-bake.hcl sets that base to.
-pinned() { docker buildx bake --print 2>/dev/null | sed -n "s/.*\"$1\": \"\(.*\)\".*/\1/p" | head -1; }
+pinned() { docker buildx bake --print default dev 2>/dev/null | sed -n "s/.*\"$1\": \"\(.*\)\".*/\1/p" | head -1; }
 
 case ${BASES:-} in
 registry) ;;
@@ -63,7 +63,9 @@ fi
 
 case " $* " in
 *" dev "* | *" dev-s3 "*)
-  (cd / && CGO_ENABLED=0 GOBIN=$OLDPWD/bin go install -trimpath -ldflags '-s -w' "github.com/versity/versitygw/cmd/versitygw@$(cd "$OLDPWD" && pinned VERSITYGW)")
+  programs=$PWD/bin version=$(pinned VERSITYGW)
+  # Outside the module, whose go.mod would take part.
+  (cd / && CGO_ENABLED=0 GOBIN=$programs go install -trimpath -ldflags '-s -w' "github.com/versity/versitygw/cmd/versitygw@$version")
   ;;
 esac
 
