@@ -329,3 +329,34 @@ func TestTheKustomizationHoldsEveryFile(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+func TestTheDocumentationListsEveryParameter(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../docs/workflows.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dag, _ := both(t)
+	var want []string
+	for _, p := range dag.Spec.Arguments.Parameters {
+		value := p.Value.String()
+		if value != "" {
+			value = "`" + value + "`"
+		}
+		want = append(want, "| `"+p.Name+"` | "+value+" |")
+	}
+	var got []string
+	_, after, _ := strings.Cut(string(text), "\n### Parameters\n")
+	section, _, _ := strings.Cut(after, "\n### ")
+	for line := range strings.Lines(section) {
+		if row := regexp.MustCompile("^\\| `[^`]*` \\| [^|]*\\|").FindString(line); row != "" {
+			got = append(got, strings.Join(strings.Fields(row), " "))
+		}
+	}
+	for i := range want {
+		want[i] = strings.Join(strings.Fields(want[i]), " ")
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("docs/workflows.md (-in-database-pipeline.yaml +documentation):\n%s", diff)
+	}
+}
