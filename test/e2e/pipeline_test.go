@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"strings"
 	"testing"
 
 	wfv1 "github.com/argoproj/argo-workflows/v3/pkg/apis/workflow/v1alpha1"
@@ -25,8 +26,11 @@ func runsTwice(t *testing.T, word, template string) {
 	if printed.err != nil {
 		t.Fatal(printed.err)
 	}
+	if !strings.Contains(printed.stdout, `"step done","step":"evaluate-model"`) {
+		t.Errorf("--log shows no log of evaluate-model:\n%s", printed.stdout)
+	}
 	wf := first.end(t, wfv1.WorkflowSucceeded)
-	timed(t, template, "first run", wf, printed.stdout)
+	timed(t, template, "first run", wf, first.logged(t))
 	out := first.serves(t, wf)
 	if out["model-version"] != "1" {
 		t.Errorf("the first run's version is %q", out["model-version"])
@@ -43,7 +47,8 @@ func runsTwice(t *testing.T, word, template string) {
 		t.Fatal(printed.err)
 	}
 	wf = second.end(t, wfv1.WorkflowSucceeded)
-	timed(t, template, "nothing changed", wf, printed.stdout)
+	lines := second.logged(t)
+	timed(t, template, "nothing changed", wf, lines)
 	again := second.serves(t, wf)
 	if again["model-version"] != "1" || again["accuracy"] != out["accuracy"] {
 		t.Errorf("outputs of the second run: %v, of the first: %v", again, out)
@@ -51,7 +56,6 @@ func runsTwice(t *testing.T, word, template string) {
 	if diff := cmp.Diff(before, p.contents(t)); diff != "" {
 		t.Errorf("rows after the second run: %s", diff)
 	}
-	lines := logged(printed.stdout)
 	if line := lines.find("upload-dataset", "dataset is there already"); line == nil || line["bytes_uploaded"] != 0.0 {
 		t.Errorf("the second run's upload-dataset logs %v", lines["upload-dataset"])
 	}

@@ -74,7 +74,7 @@ func TestTheUserInterfaceStartsThePipeline(t *testing.T) {
 	wf = r.end(t, wfv1.WorkflowSucceeded)
 	r.serves(t, wf)
 	r.reportByServer(t, wf)
-	if line := logged(r.argo("logs", r.name, "--no-color").stdout).find("upload-dataset", "setting"); line == nil {
+	if line := r.logged(t).find("upload-dataset", "setting"); line == nil {
 		t.Error("log-level=debug has not reached upload-dataset: it logs no settings")
 	}
 

@@ -21,13 +21,18 @@ func steps() []string {
 // logLines are the steps' log lines, by step.
 type logLines map[string][]map[string]any
 
-// logged takes the steps' log lines out of what `argo logs` printed: "pod: {...}".
-func logged(printed string) logLines {
+// logged is what the run's steps logged. It asks for the containers' logs because argo shows no other than main's,
+// and has to be called while the pods are still there.
+func (r *run) logged(t *testing.T) logLines {
+	t.Helper()
+	got := r.kubectl("logs", "-l", "workflows.argoproj.io/workflow="+r.name, "--all-containers", "--tail=-1", "--max-log-requests=50")
+	if got.err != nil {
+		t.Fatal(got.err)
+	}
 	out := logLines{}
-	for line := range strings.Lines(printed) {
-		_, text, ok := strings.Cut(line, ": {")
+	for line := range strings.Lines(got.stdout) {
 		var fields map[string]any
-		if !ok || json.Unmarshal([]byte("{"+text), &fields) != nil {
+		if json.Unmarshal([]byte(line), &fields) != nil {
 			continue
 		}
 		step, _ := fields["step"].(string)
@@ -62,7 +67,7 @@ var times struct {
 }
 
 // timed remembers how long a run took, from the workflow and from what its steps logged.
-func timed(t *testing.T, pipeline, what string, wf *wfv1.Workflow, printed string) {
+func timed(t *testing.T, pipeline, what string, wf *wfv1.Workflow, lines logLines) {
 	t.Helper()
 	out := timing{pipeline: pipeline, what: what, wall: wf.Status.FinishedAt.Sub(wf.Status.StartedAt.Time), inside: map[string]time.Duration{}}
 	for _, n := range wf.Status.Nodes {
@@ -73,7 +78,6 @@ func timed(t *testing.T, pipeline, what string, wf *wfv1.Workflow, printed strin
 			out.released = n.FinishedAt.Sub(n.StartedAt.Time)
 		}
 	}
-	lines := logged(printed)
 	for _, step := range steps() {
 		line := lines.find(step, "step done")
 		seconds, ok := line["seconds"].(float64)
