@@ -39,7 +39,7 @@ func TestInARestrictedNamespaceEverythingIsAcceptedAndASecondUpgradeChangesNothi
 
 	args := []string{
 		"--namespace", namespace, "--set", "dev.enabled=true", "--set", "api.enabled=true",
-		"--set", "api.podDisruptionBudget.enabled=true", "--set", "api.autoscaling.enabled=true",
+		"--set", "api.podDisruptionBudget.enabled=true", "--set", "api.autoscaling.enabled=true", "--set", "api.autoscaling.minReplicas=1", // else the autoscaler adds a pod
 		"--set", "retraining[0].name=nightly", "--set", "retraining[0].schedules[0]=0 3 * * *",
 	}
 	run(tool(t, "helm"), append([]string{"install", "insitu", chartDir}, args...)...)
