@@ -45,10 +45,13 @@ func (s source) check() error {
 	return s.store.Check()
 }
 
-// load reads the app and returns it as a release without an ordinal.
-func (s source) load(ctx context.Context) (release, error) {
+// load reads the app, lets check refuse it, and returns it as a release without an ordinal.
+func (s source) load(ctx context.Context, check func(*mlapp.Manifest) error) (release, error) {
 	app, err := mlapp.Open(ctx, s.location, s.fetch)
 	if err != nil {
+		return release{}, err
+	}
+	if err := check(&app.Manifest); err != nil {
 		return release{}, err
 	}
 	bundle, err := app.Bundle()

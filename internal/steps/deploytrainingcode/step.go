@@ -12,6 +12,8 @@ import (
 	"github.com/insitu-ml/insitu/database"
 	"github.com/insitu-ml/insitu/internal/changelog"
 	"github.com/insitu-ml/insitu/internal/changelog/liquibaseflags"
+	"github.com/insitu-ml/insitu/internal/mlapp"
+	"github.com/insitu-ml/insitu/internal/mlapp/parameterflags"
 	"github.com/insitu-ml/insitu/internal/services"
 	"github.com/insitu-ml/insitu/internal/step"
 )
@@ -30,6 +32,7 @@ func Spec() step.Spec {
 		{Name: "git-sha", Usage: "commit of the ML app, the tag of what is deployed; when unset, the first 12 digits of the code digest are"},
 		{Name: "grant-to", Usage: "roles that may train from now on, separated by commas"},
 	}
+	flags = append(flags, parameterflags.CheckedFlags()...)
 	flags = append(flags, liquibaseflags.Flags()...)
 	flags = append(flags, services.TrainingFlags()...)
 	flags = append(flags, storeFlags()...)
@@ -63,7 +66,7 @@ func run(ctx context.Context, in *step.Input) error {
 	if err := in.Validate(changelog.CheckSchema(target.Name), checkTag(sha), app.check()); err != nil {
 		return err
 	}
-	code, err := app.load(ctx)
+	code, err := app.load(ctx, func(m *mlapp.Manifest) error { return parameterflags.Check(in, m) })
 	if err != nil {
 		return err
 	}

@@ -44,6 +44,11 @@ func TestDeployingAgainAddsNothingAndChangedCodeAddsARelease(t *testing.T) {
 		maps.Copy(all, change)
 		return steptest.Run(t, Spec(), all)
 	}
+	for name, value := range map[string]string{"epochs": "0", "parameters": `{"rate": 1}`} {
+		if r := run(map[string]string{name: value}); r.Code != 2 || strings.Contains(r.Stderr, "changelog applied") {
+			t.Errorf("%s=%s: exit code %d, expected 2 before anything is deployed\n%s", name, value, r.Code, r.Stderr)
+		}
+	}
 	first := run(nil)
 	if first.Code != 0 || first.Stdout != "" {
 		t.Fatalf("exit code %d: %s", first.Code, first.Stderr)

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/insitu-ml/insitu/internal/dataset"
@@ -18,8 +17,7 @@ import (
 // wanted is what the user asked for.
 type wanted struct {
 	schema, code, dataset string
-	epochs                int            // 0: not given
-	parameters            map[string]any // numbers are json.Number
+	parameters            func(*mlapp.Manifest) (map[string]any, error) // all of the app's, checked
 	seed                  int64
 	gitSHA                string
 	model                 string // registered model; "": the app's
@@ -63,7 +61,7 @@ func (w wanted) plan(ctx context.Context, config postgres.Config) (plan, error) 
 	if p.model = w.model; p.model == "" {
 		p.model = p.manifest.Model
 	}
-	parameters, err := w.resolve(&p.manifest)
+	parameters, err := w.parameters(&p.manifest)
 	if err := errors.Join(err, fits(&p.manifest, data)); err != nil {
 		return plan{}, fault.AsConfiguration(err)
 	}
@@ -93,23 +91,6 @@ func both(a, b error) error {
 		return b
 	}
 	return a
-}
-
-// resolve adds --epochs to --parameters and checks them against the app's declaration.
-func (w wanted) resolve(m *mlapp.Manifest) (map[string]any, error) {
-	given := maps.Clone(w.parameters)
-	if given == nil {
-		given = map[string]any{}
-	}
-	var problem error
-	if w.epochs > 0 {
-		if other, twice := given["epochs"]; twice && fmt.Sprint(other) != fmt.Sprint(w.epochs) {
-			problem = fmt.Errorf("--epochs is %d and --parameters says %v, expected one of them", w.epochs, other)
-		}
-		given["epochs"] = w.epochs
-	}
-	parameters, err := m.Resolve(given)
-	return parameters, errors.Join(problem, err)
 }
 
 // fits says why an app cannot be trained on a dataset.

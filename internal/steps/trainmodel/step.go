@@ -13,6 +13,7 @@ import (
 
 	"github.com/insitu-ml/insitu/internal/changelog"
 	"github.com/insitu-ml/insitu/internal/mlapp"
+	"github.com/insitu-ml/insitu/internal/mlapp/parameterflags"
 	"github.com/insitu-ml/insitu/internal/registry"
 	"github.com/insitu-ml/insitu/internal/services"
 	"github.com/insitu-ml/insitu/internal/step"
@@ -21,19 +22,20 @@ import (
 
 // Spec declares the step.
 func Spec() step.Spec {
-	zero, one := 0.0, 1.0
+	zero := 0.0
 	flags := []step.Flag{
 		{Name: "schema", Usage: "schema in the training database", Required: true},
 		{Name: "code-digest", Usage: "digest of the deployed ML app (output of deploy-training-code)", Required: true},
 		{Name: "dataset-digest", Usage: "digest of the dataset (output of upload-dataset)", Required: true},
-		{Name: "epochs", Usage: "times the training data is gone through; when unset, the ML app's default", Kind: step.Int, Min: &one},
-		{Name: "parameters", Usage: "hyper-parameters as a JSON object; those left out have the ML app's defaults", Kind: step.JSON},
+	}
+	flags = append(flags, parameterflags.Flags()...)
+	flags = append(flags, []step.Flag{
 		{Name: "seed", Usage: "seed of the initial state and of everything random in training", Kind: step.Int, Default: "0", Min: &zero},
 		{Name: "model-name", Usage: "registered model; when unset, the ML app's. Tenants that share an MLflow server need one each"},
 		{Name: "experiment", Usage: "MLflow experiment; when unset, the ML app's name"},
 		{Name: "git-sha", Usage: "commit of the ML app, for the tag git_sha; when unset, the one it was deployed with"},
 		{Name: "lock-wait", Usage: "how long to wait while another driver trains the same job", Kind: step.Duration, Default: "30s"},
-	}
+	}...)
 	flags = append(flags, services.TrainingFlags()...)
 	flags = append(flags, services.MLflowFlags()...)
 	return step.Spec{
@@ -76,10 +78,8 @@ func run(ctx context.Context, in *step.Input) error {
 	database, mlflow := services.Training(in), services.MLflow(in)
 	w := wanted{
 		schema: in.String("schema"), model: in.String("model-name"), code: in.String("code-digest"), dataset: in.String("dataset-digest"),
-		parameters: in.JSON("parameters"), seed: int64(in.Int("seed")), gitSHA: in.String("git-sha"),
-	}
-	if in.IsSet("epochs") {
-		w.epochs = in.Int("epochs")
+		parameters: func(m *mlapp.Manifest) (map[string]any, error) { return parameterflags.Resolve(in, m) },
+		seed:       int64(in.Int("seed")), gitSHA: in.String("git-sha"),
 	}
 	experiment, wait := in.String("experiment"), in.Duration("lock-wait")
 	if err := in.Validate(mlflow.Check(), changelog.CheckSchema(w.schema), checkModel(w.model),

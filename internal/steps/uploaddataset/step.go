@@ -16,6 +16,7 @@ import (
 	"github.com/insitu-ml/insitu/internal/changelog"
 	"github.com/insitu-ml/insitu/internal/dataset"
 	"github.com/insitu-ml/insitu/internal/mlapp"
+	"github.com/insitu-ml/insitu/internal/mlapp/parameterflags"
 	"github.com/insitu-ml/insitu/internal/objectstore"
 	"github.com/insitu-ml/insitu/internal/postgres"
 	"github.com/insitu-ml/insitu/internal/services"
@@ -46,6 +47,7 @@ func Spec() step.Spec {
 		{Name: "max-bytes", Usage: "most bytes of the file, of what it decompresses to, and of the decoded examples", Kind: step.Int, Default: "10737418240", Min: &one},
 		{Name: "work-dir", Usage: "directory for the copy of a remote file and for the shuffle, with room for file and decoded examples; when unset, the system's"},
 	}
+	flags = append(flags, parameterflags.CheckedFlags()...)
 	flags = append(flags, services.TrainingFlags()...)
 	flags = append(flags, services.S3Flags()...)
 	return step.Spec{
@@ -177,7 +179,7 @@ func (u *upload) run(ctx context.Context) (*dataset.Manifest, error) {
 		return nil, err
 	}
 	o := u.optionsFor(app.Manifest)
-	if err := o.Validate(); err != nil {
+	if err := errors.Join(o.Validate(), parameterflags.Check(u.in, &app.Manifest)); err != nil {
 		return nil, err
 	}
 	// Wrong credentials come to light before hours of reading.

@@ -230,6 +230,9 @@ func TestFaultsAroundTheStepHaveTheirExitCodes(t *testing.T) {
 		"a file that is not there":       {map[string]string{"dataset": "/no/such/file"}, 2, "/no/such/file"},
 		"settings that are not valid":    {map[string]string{"split": "0.7,0.3", "csv-delimiter": "ab", "schema": "a b"}, 2, "3 settings are not valid"},
 		"a split of more than all":       {map[string]string{"split": "0.7,0.3,0.3"}, 2, "add up to"},
+		"epochs that are no number":      {map[string]string{"epochs": "abc"}, 2, "--epochs"},
+		"a parameter the app has not":    {map[string]string{"parameters": `{"rate": 1}`}, 2, `parameter "rate" is not declared`},
+		"two numbers of epochs":          {map[string]string{"epochs": "2", "parameters": `{"epochs": 3}`}, 2, "--epochs is 2 and --parameters says 3"},
 		"an app that is not there":       {map[string]string{"app": "/no/such/app"}, 2, "/no/such/app"},
 	} {
 		flags := map[string]string{"app": app}
