@@ -54,7 +54,7 @@ func (r *run) decide(t *testing.T, decision, approver string) {
 func TestAnApprovedModelIsPromotedAndARejectedOneIsNot(t *testing.T) {
 	t.Parallel()
 	p := newTenant(t, "approval")
-	first := p.submit(t, dag, "epochs=2", "approval=required")
+	first := p.submit(t, dag, "epochs=2", "approval=Required") // misspelt: whatever is not none asks
 	first.asked(t)
 	began := time.Now()
 	first.decide(t, "reject", "Jane Doe")
