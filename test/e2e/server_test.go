@@ -88,6 +88,10 @@ func TestTheUserInterfaceStartsThePipeline(t *testing.T) {
 // A server outside the cluster does not know the name of the object store in it: that is said and not held against the pipeline.
 func (r *run) reportByServer(t *testing.T, wf *wfv1.Workflow) {
 	t.Helper()
+	// In its mode client the server asks for the object store's credentials in the user's name.
+	if may := r.kubectl("auth", "can-i", "get", "secrets/insitu-s3", "--as", "system:serviceaccount:"+r.namespace+":ml-user"); may.err != nil {
+		t.Errorf("the user of docs/deploy-helm.md may not see reports: %v", may.err)
+	}
 	page, err := r.request(http.MethodGet, "/artifact-files/"+url.PathEscape(r.namespace)+"/workflows/"+wf.Name+"/"+mustNode(t, wf, wf.Name).ID+"/outputs/report", nil)
 	if err != nil && (strings.Contains(err.Error(), "no such host") || strings.Contains(err.Error(), "500")) {
 		t.Logf("argo-server does not reach the object store: %v", err)
