@@ -152,6 +152,8 @@ func TestPromoteIsToldTheDecision(t *testing.T) {
 		{"nobody was asked, Argo before 3.7.16", map[string]any{"workflow.parameters.approval": "none", "tasks.approve.status": "Skipped"}, "", ""},
 		{"approved", map[string]any{"workflow.parameters.approval": "required", "tasks.approve.status": "Succeeded", "tasks.approve.outputs.parameters.decision": "approve", "tasks.approve.outputs.parameters.approver": "Jane"}, "approve", "Jane"},
 		{"rejected", map[string]any{"workflow.parameters.approval": "required", "tasks.approve.status": "Succeeded", "tasks.approve.outputs.parameters.decision": "reject", "tasks.approve.outputs.parameters.approver": ""}, "reject", ""},
+		{"misspelt", map[string]any{"workflow.parameters.approval": "required", "tasks.approve.status": "Succeeded", "tasks.approve.outputs.parameters.decision": "Approved", "tasks.approve.outputs.parameters.approver": ""}, "reject", ""},
+		{"decided with nothing", map[string]any{"workflow.parameters.approval": "required", "tasks.approve.status": "Succeeded", "tasks.approve.outputs.parameters.decision": "", "tasks.approve.outputs.parameters.approver": ""}, "reject", ""},
 		{"resumed by node, which leaves the outputs unset", map[string]any{"workflow.parameters.approval": "required", "tasks.approve.status": "Succeeded"}, "approve", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -169,6 +171,32 @@ func TestPromoteIsToldTheDecision(t *testing.T) {
 				if err != nil || got != `"`+want+`"` {
 					t.Errorf("%s is %s, %v; expected %q", name, got, err, want)
 				}
+			}
+		})
+	}
+}
+
+// TestARejectedModelIsNotPromotedInTheExpressPipelineEither evaluates the run's output promoted as Argo's controller does at its end.
+func TestARejectedModelIsNotPromotedInTheExpressPipelineEither(t *testing.T) {
+	t.Parallel()
+	_, express := both(t)
+	outputs := express.GetTemplateByName("pipeline").Outputs.Parameters
+	promoted := outputs[slices.IndexFunc(outputs, func(p wfv1.Parameter) bool { return p.Name == "promoted" })].ValueFrom.Expression
+	for _, test := range []struct {
+		name  string
+		scope map[string]any
+		want  string
+	}{
+		{"promoted", map[string]any{"tasks.release.outputs.parameters.promoted": "true", "tasks.reject.outputs.parameters.promoted": ""}, "true"},
+		{"rejected", map[string]any{"tasks.release.outputs.parameters.promoted": "", "tasks.reject.outputs.parameters.promoted": "false"}, "false"},
+		{"rejected, Argo before 3.7.16", map[string]any{"tasks.release.status": "Skipped", "tasks.reject.outputs.parameters.promoted": "false"}, "false"},
+		{"below the gate", map[string]any{"tasks.release.status": "Skipped", "tasks.reject.status": "Omitted"}, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			got, err := template.ReplaceStrictAny(`"{{=`+promoted+`}}"`, test.scope, []string{"tasks"})
+			if err != nil || got != `"`+test.want+`"` {
+				t.Errorf("promoted is %s, %v; expected %q", got, err, test.want)
 			}
 		})
 	}
@@ -206,8 +234,8 @@ func TestTheDAGDecidesAsTheDocumentationSays(t *testing.T) {
 		{dag, "promote-model-to-staging", "approve.Succeeded || approve.Skipped", "'{{tasks.evaluate-model.outputs.parameters.passed}}' == 'true'"},
 		{dag, "deploy-inference-db", "promote-model-to-staging.Succeeded", "'{{tasks.promote-model-to-staging.outputs.parameters.promoted}}' == 'true'"},
 		{express, "approve", "learn", "'{{workflow.parameters.approval}}' != 'none' && '{{tasks.learn.outputs.parameters.passed}}' == 'true'"},
-		{express, "reject", "approve.Succeeded", "'{{=tasks.approve?.outputs?.parameters?.decision ?? ''}}' == 'reject'"},
-		{express, "release", "approve.Succeeded || approve.Skipped", "'{{tasks.learn.outputs.parameters.passed}}' == 'true' && '{{=tasks.approve?.outputs?.parameters?.decision ?? ''}}' != 'reject'"},
+		{express, "reject", "approve.Succeeded", "'{{=tasks.approve?.outputs?.parameters?.decision ?? 'approve'}}' != 'approve'"},
+		{express, "release", "approve.Succeeded || approve.Skipped", "'{{tasks.learn.outputs.parameters.passed}}' == 'true' && '{{=tasks.approve?.outputs?.parameters?.decision ?? 'approve'}}' == 'approve'"},
 	} {
 		if got := task(t, test.w, test.task); got.Depends != test.depends || got.When != test.when {
 			t.Errorf("%s: task %q depends %q when %q, expected %q when %q", test.w.Name, test.task, got.Depends, got.When, test.depends, test.when)
