@@ -2,6 +2,7 @@ package gitops
 
 import (
 	"bytes"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"maps"
@@ -364,6 +365,22 @@ func load(t *testing.T) templates {
 		}
 	}
 	return out
+}
+
+func TestTheRunSetsNothingThatStrictReferencesForbid(t *testing.T) {
+	t.Parallel()
+	text, err := json.Marshal(workflow(t, mustRender(t, everything...)).Spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var spec map[string]any
+	if err := json.Unmarshal(text, &spec); err != nil {
+		t.Fatal(err)
+	}
+	// Of what Argo's ValidateUserOverrides lets through.
+	if diff := cmp.Diff([]string{"arguments", "ttlStrategy", "workflowTemplateRef"}, slices.Sorted(maps.Keys(spec))); diff != "" {
+		t.Errorf("fields of the spec (-expected +rendered):\n%s", diff)
+	}
 }
 
 func TestArgoAcceptsTheRun(t *testing.T) {
