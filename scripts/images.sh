@@ -57,7 +57,7 @@ if [ "$BASES" = local ]; then
   export DEBIAN_BASE=insitu-stand-in/debian:12 STATIC_BASE=insitu-stand-in/static:12 CC_BASE=insitu-stand-in/cc:12
   docker image inspect "$DEBIAN_BASE" >/dev/null 2>&1 || stand_in_debian "$DEBIAN_BASE"
   for kind in static cc; do
-    docker build -q --target "$kind" --build-arg DEBIAN_BASE -t "insitu-stand-in/$kind:12" images/stand-ins >/dev/null
+    docker build -q --network=none --target "$kind" --build-arg DEBIAN_BASE -t "insitu-stand-in/$kind:12" images/stand-ins >/dev/null
   done
 fi
 
