@@ -16,8 +16,8 @@ check() {
 # gofmt exits 0 whatever it finds.
 gofmt_clean() {
   local files
-  files=$(git ls-files -z --cached --others --exclude-standard -- '*.go' | xargs -0 -r ls -d 2>/dev/null | xargs -r gofmt -l)
-  [ -z "$files" ] || { printf 'not formatted, run gofmt -w:\n%s\n' "$files" >&2; return 1; }
+  files=$(git ls-files -z --cached --others --exclude-standard -- '*.go' | xargs -0 -r ls -d 2>/dev/null | xargs -r gofmt -s -l)
+  [ -z "$files" ] || { printf 'not formatted, run gofmt -s -w:\n%s\n' "$files" >&2; return 1; }
 }
 
 python=(database examples test)

@@ -178,7 +178,7 @@ func TestWhatIsNoPictureIsRefusedWithAReason(t *testing.T) {
 		"a bomb":          with(413, `too_large ["body","file"] the image has 8000 x 8000 pixels, the limit is 40000000`, bomb(t, 8000)),
 		"a larger bomb":   with(413, `too_large ["body","file"] the image is too large: Image size (900000000 pixels)`, bomb(t, 30000)),
 		"a huge file":     with(413, `too_large ["body"] the request has more than 1048576 bytes`, bytes.Repeat([]byte{1}, 3<<20)),
-		"no field":        request{"multipart/form-data; boundary=x", "--x--\r\n", 422, `missing ["body","file"] Field required`},
+		"no field":        {"multipart/form-data; boundary=x", "--x--\r\n", 422, `missing ["body","file"] Field required`},
 		"another field": func() request {
 			kind, body := parts(func(w *multipart.Writer) { _, _ = w.CreateFormFile("image", "a.png") })
 			return request{kind, body, 422, `missing ["body","file"] Field required`}
@@ -187,13 +187,13 @@ func TestWhatIsNoPictureIsRefusedWithAReason(t *testing.T) {
 			kind, body := parts(func(w *multipart.Writer) { _ = w.WriteField("file", "hello") })
 			return request{kind, body, 422, `value_error ["body","file"] expected a file with a file name`}
 		}(),
-		"JSON":               request{"application/json", `{"file": "x"}`, 422, `missing ["body","file"] Field required: expected multipart/form-data`},
-		"no type":            request{"", "hello", 422, `missing ["body","file"] Field required`},
-		"no boundary":        request{"multipart/form-data", "hello", 400, `broken_form ["body"] the form cannot be read: its Content-Type names no boundary`},
-		"another boundary":   request{"multipart/form-data; boundary=x", whole.String(), 422, `missing ["body","file"] Field required`},
-		"a body cut off":     request{kind, whole.String()[:whole.Len()-100], 400, `broken_form ["body"] the form cannot be read`},
-		"an empty body":      request{kind, "", 422, `missing ["body","file"] Field required`},
-		"a header too large": request{"multipart/form-data; boundary=x", "--x\r\nA: " + strings.Repeat("a", 900<<10) + "\r\n\r\n\r\n--x--\r\n", 422, `missing ["body","file"] Field required`},
+		"JSON":               {"application/json", `{"file": "x"}`, 422, `missing ["body","file"] Field required: expected multipart/form-data`},
+		"no type":            {"", "hello", 422, `missing ["body","file"] Field required`},
+		"no boundary":        {"multipart/form-data", "hello", 400, `broken_form ["body"] the form cannot be read: its Content-Type names no boundary`},
+		"another boundary":   {"multipart/form-data; boundary=x", whole.String(), 422, `missing ["body","file"] Field required`},
+		"a body cut off":     {kind, whole.String()[:whole.Len()-100], 400, `broken_form ["body"] the form cannot be read`},
+		"an empty body":      {kind, "", 422, `missing ["body","file"] Field required`},
+		"a header too large": {"multipart/form-data; boundary=x", "--x\r\nA: " + strings.Repeat("a", 900<<10) + "\r\n\r\n\r\n--x--\r\n", 422, `missing ["body","file"] Field required`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -629,6 +629,26 @@ func TestADatabaseThatIsAwayIsWaitedFor(t *testing.T) {
 			t.Errorf("at the moment of the loss: %d %s", a.status, a.body)
 		}
 		away()
+	}
+}
+
+func TestASignalEndsTheWaitForADatabaseThatSaysNothing(t *testing.T) {
+	t.Parallel()
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // the system accepts, nobody answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	config := postgres.Config{Host: "127.0.0.1", Port: silent.Addr().(*net.TCPAddr).Port, Database: "d", Username: "u", SSLMode: "disable"}
+	c := Config{
+		Listen: "127.0.0.1:0", Schema: "s", Database: func() (postgres.Config, error) { return config, nil },
+		Sessions: 1, RequestTimeout: time.Second, MaxRequestBytes: 1, Log: zap.NewNop(),
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	if err := Run(ctx, c); err != nil || time.Since(began) > 10*time.Second {
+		t.Errorf("Run ended after %s: %v", time.Since(began), err)
 	}
 }
 
