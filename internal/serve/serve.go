@@ -86,7 +86,7 @@ func Run(ctx context.Context, c Config) error {
 	// Sessions outlive ctx: requests that are being drained need them.
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	if err := a.sessions.start(working); err != nil {
+	if err := a.sessions.start(working, ctx); err != nil {
 		return err
 	}
 	defer a.sessions.wait()

@@ -19,6 +19,9 @@ const (
 	probeEvery = 5 * time.Second
 	// probeTimeout bounds loading a model.
 	probeTimeout = time.Minute
+	// connectTimeout bounds opening a session, with what the new session is asked first: longer than postgres.Connect
+	// waits for one address, for a server that accepts connections and says nothing.
+	connectTimeout = 20 * time.Second
 	// retryAfter is between two attempts to open a session.
 	retryAfter = time.Second
 )
@@ -79,7 +82,7 @@ func ask[T any](ctx context.Context, s *sessions, work func(context.Context, *po
 		value T
 		err   error
 	}
-	done := make(chan result, 2) // a second one comes of a second attempt only, which tells the first nothing
+	done := make(chan result, 1) // the session does not wait for a caller that is gone
 	var zero T
 	if !s.reachable() {
 		return zero, errAway
@@ -111,9 +114,10 @@ func ask[T any](ctx context.Context, s *sessions, work func(context.Context, *po
 	}
 }
 
-// start opens the first session and lets the others follow. Only a refusal that no waiting mends is an error.
-func (s *sessions) start(ctx context.Context) error {
-	first, err := s.open(ctx)
+// start opens the first session, unless until ends before, and lets the others follow; all of them last as long as ctx.
+// Only a refusal that no waiting mends is an error.
+func (s *sessions) start(ctx, until context.Context) error {
+	first, err := s.open(until)
 	if fault.Of(err) == fault.Configuration {
 		return err
 	}
@@ -242,6 +246,8 @@ func (s *sessions) connect(ctx context.Context) (*postgres.Conn, error) {
 		return nil, err
 	}
 	config.ApplicationName = "insitu-serve"
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
 	return postgres.Connect(ctx, config, postgres.Options{})
 }
 
