@@ -1,6 +1,7 @@
 package trainmodel
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -58,9 +59,7 @@ func (w wanted) plan(ctx context.Context, config postgres.Config) (plan, error) 
 	if err := json.Unmarshal(release.Manifest, &p.manifest); err != nil {
 		return plan{}, fmt.Errorf("manifest of release %q: %w", w.code, err)
 	}
-	if p.model = w.model; p.model == "" {
-		p.model = p.manifest.Model
-	}
+	p.model = cmp.Or(w.model, p.manifest.Model)
 	parameters, err := w.parameters(&p.manifest)
 	if err := errors.Join(err, fits(&p.manifest, data)); err != nil {
 		return plan{}, fault.AsConfiguration(err)
