@@ -59,6 +59,11 @@ func databaseConfig(root, selector string) (postgres.Config, error) {
 	if err != nil {
 		return postgres.Config{}, err
 	}
+	for _, name := range []string{"host", "database", "username"} {
+		if v[name] == "" { // libpq's own defaults mean a database nobody asked for
+			return postgres.Config{}, fault.AsConfiguration(fmt.Errorf("service binding %q has no %s, expected a file %q or uri", selector, name, name))
+		}
+	}
 	port := 5432
 	if v["port"] != "" {
 		if port, err = strconv.Atoi(v["port"]); err != nil {

@@ -37,11 +37,13 @@ func TestServeSaysWhatItLacks(t *testing.T) {
 		t.Fatal(err)
 	}
 	root := bindings(t, map[string]string{"type": "postgres", "provider": "vmware", "host": "127.0.0.1", "port": "1", "database": "d", "username": "u"})
+	nowhere := bindings(t, map[string]string{"type": "postgres", "provider": "vmware", "database": "d", "username": "u"})
 	good := "--inference-schema s --bindings " + root
 	for name, tt := range map[string]struct{ env, args, want string }{
 		"no schema":             {"", "--bindings " + root, "--inference-schema"},
 		"no bindings":           {"", "--inference-schema s --state " + t.TempDir(), "insitu services start"},
 		"no such binding":       {"", good + " --inference-binding oracle", `no service binding matches "oracle"`},
+		"no host in a binding":  {"", "--inference-schema s --bindings " + nowhere, `service binding "postgres/vmware" has no host`},
 		"an argument":           {"", good + " digits", `"digits"`},
 		"a level":               {"", good + " --log-level loud", "loud"},
 		"sessions":              {"", good + " --sessions 0", "0 sessions, expected 1 to 1000"},
