@@ -54,7 +54,7 @@ func serveCommand(kill <-chan struct{}) *cli.Command {
 			&cli.StringFlag{Name: "inference-binding", Usage: "`TYPE` or TYPE/PROVIDER of the inference database's service binding", DefaultText: inferenceProvider, EnvVars: []string{"INSITU_INFERENCE_BINDING"}},
 			&cli.StringFlag{Name: "listen", Usage: "`HOST:PORT` to accept connections on; :8080 is every address of the machine", Value: "127.0.0.1:8080", EnvVars: []string{"INSITU_LISTEN"}},
 			&cli.IntFlag{Name: "sessions", Usage: "database sessions: how many requests are predicted at the same time", Value: 4, EnvVars: []string{"INSITU_SESSIONS"}},
-			&cli.IntFlag{Name: "queue", Usage: "requests that may wait for a session; more get status 503", Value: 32, EnvVars: []string{"INSITU_QUEUE"}},
+			&cli.IntFlag{Name: "queue", Usage: "requests that may wait for a session; more get status 503", Value: 16, EnvVars: []string{"INSITU_QUEUE"}},
 			&cli.DurationFlag{Name: "request-timeout", Usage: "for reading a request, waiting and predicting", Value: 10 * time.Second, EnvVars: []string{"INSITU_REQUEST_TIMEOUT"}},
 			&cli.Int64Flag{Name: "max-request-bytes", Usage: "larger requests get status 413", Value: 10 << 20, EnvVars: []string{"INSITU_MAX_REQUEST_BYTES"}},
 			&cli.DurationFlag{Name: "drain", Usage: "how long requests are still taken after the first signal", Value: 5 * time.Second, EnvVars: []string{"INSITU_DRAIN"}},
