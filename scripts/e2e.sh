@@ -55,4 +55,4 @@ if [ -n "${INSITU_E2E_LOAD:-}" ]; then
 fi
 
 # The tests mostly wait for the cluster: more of them at once than there are processors.
-INSITU_E2E=1 CGO_ENABLED=0 go test -count=1 -v -timeout 45m -parallel 4 ./test/e2e/ "$@"
+INSITU_E2E=1 CGO_ENABLED=0 go test -count=1 -v -timeout 45m -parallel 4 -p 1 ./test/e2e/ ./test/chart/ "$@"

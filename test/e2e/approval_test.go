@@ -51,14 +51,14 @@ func (r *run) decide(t *testing.T, decision, approver string) {
 	}
 }
 
-func TestAnApprovedModelIsPromotedAndARejectedOneIsNot(t *testing.T) {
-	t.Parallel()
-	p := newTenant(t, "approval")
-	first := p.submit(t, dag, "epochs=2", "approval=Required") // misspelt: whatever is not none asks
-	first.asked(t)
+// rejects runs the pipeline until it asks, says no, and checks that the alias and the databases stay as they were.
+func (p *tenant) rejects(t *testing.T, pipeline, approval string) {
+	t.Helper()
+	r := p.submit(t, pipeline, "epochs=2", approval)
+	r.asked(t)
 	began := time.Now()
-	first.decide(t, "reject", "Jane Doe")
-	wf := first.end(t, wfv1.WorkflowSucceeded)
+	r.decide(t, "reject", "Jane Doe")
+	wf := r.end(t, wfv1.WorkflowSucceeded)
 	out := outputs(t, wf, wf.Name)
 	if out["promoted"] != "false" || out["active-version"] != "" {
 		t.Errorf("outputs after the rejection: %v", out)
@@ -67,13 +67,19 @@ func TestAnApprovedModelIsPromotedAndARejectedOneIsNot(t *testing.T) {
 		t.Errorf("after the rejection: version %d is staging, %q is active", p.alias(t).Version, p.active(t))
 	}
 	p.decided(t, 1, "reject", "Jane Doe", began)
+}
 
-	second := p.submit(t, dag, "epochs=2", "approval=required")
-	second.asked(t)
-	began = time.Now()
-	second.decide(t, "approve", "Joe Bloggs")
-	wf = second.end(t, wfv1.WorkflowSucceeded)
-	second.serves(t, wf)
+func TestAnApprovedModelIsPromotedAndARejectedOneIsNot(t *testing.T) {
+	t.Parallel()
+	p := newTenant(t, "approval")
+	p.rejects(t, dag, "approval=Required") // misspelt: whatever is not none asks
+
+	r := p.submit(t, dag, "epochs=2", "approval=required")
+	r.asked(t)
+	began := time.Now()
+	r.decide(t, "approve", "Joe Bloggs")
+	wf := r.end(t, wfv1.WorkflowSucceeded)
+	r.serves(t, wf)
 	p.decided(t, 1, "approve", "Joe Bloggs", began)
 }
 
@@ -81,6 +87,8 @@ func TestAnApprovalInTheUserInterfaceTellsWhoGaveIt(t *testing.T) {
 	t.Parallel()
 	p := newTenant(t, "approval-ui")
 	p.needServer(t)
+	p.rejects(t, express, "approval=required")
+
 	r := p.submit(t, express, "epochs=2", "approval=required")
 	wf := r.asked(t)
 	began := time.Now()
