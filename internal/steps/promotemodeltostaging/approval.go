@@ -50,7 +50,7 @@ func newApproval(decision, typed string, labels map[string]any) approval {
 }
 
 // actor is who last did something to the workflow, if that was to let it go on; "" if the labels do not say so.
-// Argo's server sets them; a workflow that is resumed with kubectl's rights alone has none.
+// Argo's server and its command set them; a workflow that is patched with kubectl has none. They are labels: whoever may update workflows can write them.
 func actor(labels map[string]any) string {
 	label := func(name string) string {
 		text, _ := labels["workflows.argoproj.io/"+name].(string)
