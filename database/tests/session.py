@@ -68,7 +68,8 @@ class Session:
     class Error(Exception):
         pass
 
-    def __init__(self, answers=()):
+    def __init__(self, answers=(), version="PostgreSQL 15.18"):
+        self.version = version
         self.answers, self.notices, self.number = dict(answers), [], 1
 
     def statement(self):
@@ -79,7 +80,9 @@ class Session:
 
     def execute(self, sql, args=()):
         if "statement_timestamp" in sql:
-            return [{"at": str(self.number)}]
+            return [{"at": str(self.number), "process": 7, "segment": None}]
+        if sql == "select version() as version":
+            return [{"version": self.version}]
         answer = self.answers[sql]
         return answer(*args) if callable(answer) else answer
 

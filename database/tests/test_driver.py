@@ -31,22 +31,29 @@ class Recorded(driver.Trainer):
         self.calls.append((number, shard))
         return None if shard in self.empty else (b"s%d" % shard, 10, {"shard": shard, "rows": 10, "loss": 1.0, "correct": 1})
 
-    def record(self, number, states, rows, metrics):
-        self.calls.append((number, states, rows))
-        return dict(metrics, **{"validation": {"rows": 1, "loss": 1 / number, "correct": 1}})
+    def merge(self, states, rows):
+        self.calls.append((states, rows))
+        return b"+".join(states)
+
+    def score(self, state, shard):
+        return None if shard in self.empty else {"rows": 1, "loss": 0.125 * (1 + shard), "correct": shard}
+
+    def record(self, number, state, metrics):
+        self.calls.append((number, state, metrics["validation"]))
+        return metrics
 
 
 def test_a_training_goes_on_where_it_was_left():
     trainer = Recorded(past=2)
     curve, best = driver.train(trainer, 3, 0, 2)
-    assert trainer.calls == [(3, 0), (3, 1), (3, [b"s0", b"s1"], [10, 10])]
+    assert trainer.calls == [(3, 0), (3, 1), ([b"s0", b"s1"], [10, 10]), (3, b"s0+s1", {"rows": 2, "loss": 0.375, "correct": 1})]
     assert ([number for number, _ in curve], best) == ([1, 2, 3], 3)
 
 
 def test_shards_without_rows_are_left_out():
     trainer = Recorded(empty=(0,))
     driver.train(trainer, 1, 0, 2)
-    assert trainer.calls[-1] == (1, [b"s1"], [10])
+    assert trainer.calls[-2:] == [([b"s1"], [10]), (1, b"s1", {"rows": 1, "loss": 0.25, "correct": 1})]
 
 
 def test_no_rows_at_all_is_an_error():

@@ -101,6 +101,25 @@ def test_progress_is_told_at_most_once_a_second(spec):
     assert session.notices == [{"insitu": "progress", "shard": 0, "rows": 16}]
 
 
+def test_a_shard_says_where_it_was_trained(spec):
+    for version, where in (("PostgreSQL 15.18", "null::int as segment"), ("PostgreSQL 9.4 (Greenplum Database 6.24.3)", "gp_execution_segment() as segment")):
+        host = host_of(bundle_of(learner=LEARNER), Session(version=version))
+        assert where in host.where
+        metrics = json.loads(fit(host, spec, host.init_state(json.dumps(spec)), train_packs())["metrics"])
+        assert (metrics["process"], metrics["segment"]) == (7, None)
+
+
+def test_a_warm_start_is_the_other_trainings_state(host, spec):
+    other = fit(host, spec, host.init_state(json.dumps(spec)), train_packs())["state"]
+    assert host.warm_state(json.dumps(spec), other) == other
+
+
+def test_a_warm_start_of_another_learner_is_refused(host, spec):
+    other = host_of(bundle_of(learner=LEARNER.replace('"w": self.w,', '"w": self.w[:2],')))
+    with pytest.raises(ValueError, match=r"not of this learner .* state 'w' is \('float32', \(2, 3\)\) there and \('float32', \(4, 3\)\) here"):
+        host.warm_state(json.dumps(spec), other.init_state(json.dumps(spec)))
+
+
 def test_merging_ignores_shards_without_rows(host, spec):
     one = state.encode({"w": np.float32([2])})
     assert host.merge_states(json.dumps(spec), [one, None], [4, 0]) == one

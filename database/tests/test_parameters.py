@@ -14,9 +14,9 @@ RULES = {
 
 def test_the_readmes_example_of_a_job_id():
     values = {"activation": "relu <&>", "epochs": 10, "learning_rate": 0.00001, "momentum": 1.0, "nesterov": True, "patience": 0, "weight_decay": 1e-7}
-    text = parameters.canonical({"code": "aaaa", "dataset": "bbbb", "spec": {"parameters": values, "seed": 7}})
+    text = parameters.canonical({"code": "aaaa", "dataset": "bbbb", "rows": "cccc", "spec": {"parameters": values, "seed": 7, "start": "dddd"}})
     readme = (pathlib.Path(__file__).parent.parent / "README.md").read_text("utf-8")
-    assert text + "\n" + parameters.job_id("aaaa", "bbbb", values, 7) + "\n" in readme
+    assert text + "\n" + parameters.job_id("aaaa", "bbbb", "cccc", values, 7, "dddd") + "\n" in readme
 
 
 @pytest.mark.parametrize(

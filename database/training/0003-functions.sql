@@ -26,6 +26,16 @@ comment on function init_state(text, text, text) is
   'The state a training starts from: named arrays in .npz, seeded by the spec';
 revoke all on function init_state(text, text, text) from public;
 
+create or replace function warm_state(release text, bundle text, spec text, state bytea) returns bytea language plpython3u stable
+set search_path from current as $python$
+if release not in GD:
+    plpy.execute(plpy.prepare("select load_release($1, $2)", ["text", "text"]), [release, bundle])
+return GD[release].warm_state(spec, state)
+$python$;
+comment on function warm_state(text, text, text, bytea) is
+  'The state of an earlier training as the start of another; an error unless it is of the same learner';
+revoke all on function warm_state(text, text, text, bytea) from public;
+
 create or replace function merge_states(release text, bundle text, spec text, states bytea[], rows bigint[]) returns bytea language plpython3u stable
 set search_path from current as $python$
 if release not in GD:
@@ -66,6 +76,19 @@ $python$;
 comment on function predict_onnx(bytea, text, bytea, int) is
   'Predictions of an ONNX model for n examples: float32 [n, outputs]; the model''s SHA-256 must be digest';
 revoke all on function predict_onnx(bytea, text, bytea, int) from public;
+
+create or replace function fingerprint(labels bytea, data bytea) returns text language plpython3u immutable strict
+set search_path from current as $python$
+from hashlib import sha256
+digest = sha256(b"%d %d " % (len(labels), len(data)))
+digest.update(labels)
+digest.update(data)
+return digest.hexdigest()
+$python$;
+comment on function fingerprint(bytea, bytea) is
+  'SHA-256 of a pack: what training compares to know whether a row has changed';
+revoke all on function fingerprint(bytea, bytea) from public;
+
 create or replace function library_versions() returns json language plpython3u stable
 set search_path from current as $python$
 import json, platform
@@ -83,9 +106,11 @@ comment on function library_versions() is
 revoke all on function library_versions() from public;
 -- rollback
 drop function library_versions();
+drop function fingerprint(bytea, bytea);
 drop function predict_onnx(bytea, text, bytea, int);
 drop function export_model(text, text, text, bytea);
 drop function predict_state(text, text, text, bytea, bytea);
 drop function merge_states(text, text, text, bytea[], bigint[]);
+drop function warm_state(text, text, text, bytea);
 drop function init_state(text, text, text);
 drop function load_release(text, text);

@@ -60,7 +60,7 @@ func Load(folder fs.FS, d postgres.Dialect) ([]Changeset, error) {
 		if err != nil {
 			return nil, err
 		}
-		if d.Greenplum {
+		if d.Distributed {
 			c.SQL = greenplumMark.ReplaceAllString(c.SQL, "$1")
 		}
 		sets = append(sets, c)

@@ -29,7 +29,7 @@ func TestReleasedChangesetsDoNotChange(t *testing.T) {
 		for _, d := range []struct {
 			name string
 			postgres.Dialect
-		}{{"postgresql", postgres.Dialect{}}, {"greenplum", postgres.Dialect{Greenplum: true}}} {
+		}{{"postgresql", postgres.Dialect{}}, {"greenplum", postgres.Dialect{Distributed: true}}} {
 			sets, err := changelog.Load(side.folder, d.Dialect)
 			if err != nil {
 				t.Fatal(err)

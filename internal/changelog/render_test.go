@@ -23,7 +23,7 @@ func TestLoadAndRenderGivesTheGoldenChangelog(t *testing.T) {
 		"0003-runtime.sql":   {Data: []byte("-- What it runs.\n-- on change\n-- Code generated.\ncreate function b() returns text language sql as $f$ select $bundle${\"a.py\":\"x = '${y}'\\n--rollback\\n\"}$bundle$::text $f$;\n-- rollback\ndrop function b();\n")},
 		"README.md":          {Data: []byte("not a changeset")},
 	}
-	for name, d := range map[string]postgres.Dialect{"postgresql": {}, "greenplum": {Greenplum: true}} {
+	for name, d := range map[string]postgres.Dialect{"postgresql": {}, "greenplum": {Distributed: true}} {
 		sets, err := Load(folder, d)
 		if err != nil {
 			t.Fatal(err)

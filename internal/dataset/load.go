@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"iter"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -112,7 +111,7 @@ func load(ctx context.Context, c *postgres.Conn, tx pgx.Tx, schema string, m *Ma
 	table := postgres.Ident(schema, m.Table)
 	for _, sql := range []string{
 		"drop table if exists " + table,
-		"create table " + table + " (split text not null, shard int not null, id bigint not null, n int not null, labels bytea not null, data bytea not null, primary key (shard, id))" + c.Dialect.DistributedBy("shard"),
+		"create table " + table + PackTable(c.Dialect),
 		// Numbers hardly compress, and uncompressed they are read without a copy.
 		"alter table " + table + " alter column data set storage external",
 	} {
@@ -120,15 +119,23 @@ func load(ctx context.Context, c *postgres.Conn, tx pgx.Tx, schema string, m *Ma
 			return 0, postgres.Wrap(err, "create table "+strconv.Quote(schema+"."+m.Table))
 		}
 	}
+	places, err := Places(ctx, tx, c.Dialect, m.Shards)
+	if err != nil {
+		return 0, err
+	}
+	columns := packColumns(c.Dialect)
 	var rows, count int64
-	row := make([]any, 6)
-	copied, err := c.CopyRows(ctx, []string{schema, m.Table}, strings.Fields("split shard id n labels data"), func(yield func([]any, error) bool) {
+	row := make([]any, len(columns))
+	copied, err := c.CopyRows(ctx, []string{schema, m.Table}, columns, func(yield func([]any, error) bool) {
 		for p, err := range packs {
 			if err != nil {
 				yield(nil, err)
 				return
 			}
 			row[0], row[1], row[2], row[3], row[4], row[5] = p.Split, p.Shard, p.ID, p.Rows, p.Labels, p.Data
+			if places != nil {
+				row[6] = places[p.Shard]
+			}
 			if !yield(row, nil) {
 				return
 			}

@@ -292,8 +292,8 @@ parameter "width": "abc" is no int`
 // The same example stands in database/README.md and in database/tests/test_parameters.py.
 func TestTheJobIDOfTheREADMEsExample(t *testing.T) {
 	t.Parallel()
-	got, err := JobID("aaaa", "bbbb", map[string]any{"activation": "relu <&>", "epochs": int64(10), "learning_rate": 0.00001, "momentum": 1.0,
-		"nesterov": true, "patience": int64(0), "weight_decay": 1e-7}, 7)
+	got, err := Job{Code: "aaaa", Dataset: "bbbb", Rows: "cccc", Parameters: map[string]any{"activation": "relu <&>", "epochs": int64(10), "learning_rate": 0.00001, "momentum": 1.0,
+		"nesterov": true, "patience": int64(0), "weight_decay": 1e-7}, Seed: 7, Start: "dddd"}.ID()
 	if err != nil {
 		t.Fatal(err)
 	}

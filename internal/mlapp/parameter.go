@@ -175,14 +175,25 @@ func number(v any) (f float64, ok bool) {
 	return f, err == nil && !math.IsInf(f, 0) && !math.IsNaN(f)
 }
 
-// JobID identifies a training by everything its result depends on; database/README.md defines it.
-// parameters must come from Resolve.
-func JobID(code, dataset string, parameters map[string]any, seed int64) (string, error) {
+// Job is everything that the result of a training depends on.
+type Job struct {
+	Code, Dataset string         // digests
+	Rows          string         // fingerprint of the rows that are read
+	Parameters    map[string]any // from Resolve
+	Seed          int64
+	Start         string // job whose model it starts from; "": none
+}
+
+// ID identifies the training; database/README.md defines it.
+func (j Job) ID() (string, error) {
+	spec := map[string]any{"parameters": j.Parameters, "seed": j.Seed}
+	if j.Start != "" {
+		spec["start"] = j.Start
+	}
 	var text bytes.Buffer
 	e := json.NewEncoder(&text)
 	e.SetEscapeHTML(false)
-	err := e.Encode(map[string]any{"code": code, "dataset": dataset, "spec": map[string]any{"parameters": parameters, "seed": seed}})
-	if err != nil {
+	if err := e.Encode(map[string]any{"code": j.Code, "dataset": j.Dataset, "rows": j.Rows, "spec": spec}); err != nil {
 		return "", fmt.Errorf("write the job's canonical JSON: %w", err)
 	}
 	sum := sha256.Sum256(bytes.TrimSuffix(text.Bytes(), []byte("\n")))

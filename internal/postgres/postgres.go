@@ -43,20 +43,6 @@ func (c Config) URL() string {
 	return u.String()
 }
 
-// Dialect is what the server speaks.
-type Dialect struct {
-	Greenplum bool
-	Version   string // the server's version() text
-}
-
-// DistributedBy is the clause that places rows by column: empty on PostgreSQL.
-func (d Dialect) DistributedBy(column string) string {
-	if !d.Greenplum {
-		return ""
-	}
-	return " distributed by (" + Ident(column) + ")"
-}
-
 // Conn is one session and the dialect it speaks.
 type Conn struct {
 	*pgx.Conn
@@ -95,15 +81,14 @@ func Connect(ctx context.Context, c Config, o Options) (*Conn, error) {
 		return nil, Wrap(err, "connect to "+c.Address()+" as "+strconv.Quote(c.Username))
 	}
 	out := &Conn{Conn: conn}
-	if err := conn.QueryRow(ctx, "select version()").Scan(&out.Dialect.Version); err != nil {
+	var version string
+	if err := conn.QueryRow(ctx, "select version()").Scan(&version); err != nil {
 		_ = conn.Close(ctx)
 		return nil, Wrap(err, "ask "+c.Address()+" for its version")
 	}
-	v := strings.ToLower(out.Dialect.Version)
-	out.Dialect.Greenplum = strings.Contains(v, "greenplum") || strings.Contains(v, "cloudberry")
-	if strings.Contains(out.Dialect.Version, "PostgreSQL") && !out.Dialect.Greenplum {
-		// A killed client must not leave its statement running (PostgreSQL 14 and later; older servers refuse the name).
-		_, _ = conn.Exec(ctx, "select set_config('client_connection_check_interval', '1s', false) from pg_settings where name = 'client_connection_check_interval'")
+	out.Dialect = DialectOf(version)
+	for name, value := range out.Dialect.Settings {
+		_, _ = conn.Exec(ctx, "select set_config(name, $2, false) from pg_settings where name = $1", name, value)
 	}
 	return out, nil
 }

@@ -5,6 +5,7 @@ const (
 	TagJob     = "insitu.job"            // data, code, parameters and seed
 	TagCode    = "insitu.code-digest"    // SHA-256 of the ML app and its runtime
 	TagDataset = "insitu.dataset-digest" // SHA-256 of the data and how it was packed
+	TagRows    = "insitu.rows-digest"    // training.Fingerprint of the rows that training read
 	TagONNX    = "insitu.onnx-digest"    // SHA-256 of the version's ONNX file
 	TagGit     = "git_sha"               // commit of the ML app, if it was given
 	// TagTenant is which schema of which database it was trained in (training.Tenant); of a registered model, whose it is.

@@ -13,6 +13,12 @@ type Sums struct {
 	Correct int64   `json:"correct"` // 0 for regression
 }
 
+func (s *Sums) add(t Sums) {
+	s.Rows += t.Rows
+	s.Loss += t.Loss
+	s.Correct += t.Correct
+}
+
 // MeanLoss is the loss of one row; 0 without rows.
 func (s Sums) MeanLoss() float64 {
 	if s.Rows == 0 {
@@ -35,6 +41,25 @@ type Shard struct {
 	Shard   int     `json:"shard"`
 	Packs   int     `json:"packs"`
 	Seconds float64 `json:"seconds"`
+	// Where it was done: the server process, and the segment where there are segments; -1 is the coordinator.
+	Process int  `json:"process"`
+	Segment *int `json:"segment"`
+}
+
+// RowsPerSecond is the shard's own pace.
+func (s Shard) RowsPerSecond() float64 {
+	if s.Seconds <= 0 {
+		return 0
+	}
+	return float64(s.Rows) / s.Seconds
+}
+
+// Place says where the shard was trained, for people.
+func (s Shard) Place() string {
+	if s.Segment != nil {
+		return fmt.Sprintf("segment %d", *s.Segment)
+	}
+	return fmt.Sprintf("session %d", s.Process)
 }
 
 // Epoch is one pass over the train split, as recorded in checkpoints.metrics.
@@ -61,9 +86,7 @@ func parseEpoch(n int, text string, at time.Time) (Epoch, error) {
 func (e Epoch) Train() Sums {
 	var s Sums
 	for _, k := range e.Shards {
-		s.Rows += k.Rows
-		s.Loss += k.Loss
-		s.Correct += k.Correct
+		s.add(k.Sums)
 	}
 	return s
 }

@@ -2,9 +2,12 @@ package training
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -49,13 +52,53 @@ func ReadDataset(ctx context.Context, c *postgres.Conn, schema, digest string) (
 	return m, nil
 }
 
-// absent turns a missing row, table or schema into a hint at the step that makes it.
+// Fingerprint is the digest of the rows that a training reads, those of the train and validation splits,
+// whatever their order in the table: SHA-256 in hex over one digest a shard, each made in the database where the rows lie.
+// It changes when one byte of a row does.
+func Fingerprint(ctx context.Context, config postgres.Config, schema string, m *dataset.Manifest) (string, error) {
+	s, err := dial(ctx, config, schema, m.Table, nil)
+	if err != nil {
+		return "", err
+	}
+	defer s.close()
+	doing := fmt.Sprintf("take the fingerprint of dataset %.16s in schema %q", m.Digest, schema)
+	shards, err := onShards(ctx, s, m.Shards, "fingerprint.sql", doing, nil, pgx.RowTo[*string])
+	if missing(err) {
+		return "", absent(err, doing, "deploy-training-code and upload-dataset")
+	}
+	if err != nil {
+		return "", err
+	}
+	shards = slices.DeleteFunc(shards, func(digest *string) bool { return digest == nil })
+	if len(shards) != m.Shards {
+		return "", fault.AsPermanent(fmt.Errorf("%s: %d of %d shards have rows: some were deleted; drop the table and its row of datasets, then run upload-dataset again", doing, len(shards), m.Shards))
+	}
+	sum := sha256.New()
+	for _, digest := range shards {
+		sum.Write([]byte(*digest + "\n"))
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
+}
+
+// StartOf returns the job that a finished job started from, "" if from its learner's own initial state.
+// A job that did not end in this schema is a configuration fault.
+func StartOf(ctx context.Context, c *postgres.Conn, schema, job string) (start string, err error) {
+	doing := fmt.Sprintf("look for the model of job %.12s in schema %q", job, schema)
+	err = c.QueryRow(ctx, "select coalesce(j.spec ->> 'start', '') from "+postgres.Ident(schema, "jobs")+" j join "+postgres.Ident(schema, "models")+" m on m.job = j.id where j.id = $1", job).Scan(&start)
+	return start, absent(err, doing, "train-model")
+}
+
+// absent turns a missing row, table, schema or function into a hint at the step that makes it.
 func absent(err error, doing, step string) error {
-	state := postgres.State(err)
-	if errors.Is(err, pgx.ErrNoRows) || state == "42P01" || state == "3F000" { // undefined table, invalid schema name
+	if errors.Is(err, pgx.ErrNoRows) || missing(err) {
 		return fault.AsConfiguration(fmt.Errorf("%s: it is not there; run %s first, with the same schema", doing, step))
 	}
 	return postgres.Wrap(err, doing)
+}
+
+// missing tells whether a table, schema or function is not there.
+func missing(err error) bool {
+	return slices.Contains([]string{"42P01", "3F000", "42883"}, postgres.State(err))
 }
 
 // Tenant says which schema this is, whatever the address of its server: database/schema@identifier, where the

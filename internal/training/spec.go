@@ -13,6 +13,8 @@ type Spec struct {
 	Parameters map[string]any `json:"parameters"` // resolved: every parameter of the app
 	Seed       int64          `json:"seed"`
 	Shards     int            `json:"shards"`
+	Rows       string         `json:"rows"`            // see Fingerprint
+	Start      string         `json:"start,omitempty"` // job whose model training starts from; "": the learner's own initial state
 }
 
 // Input is what a learner knows about the data: the packs' layout and the train split's statistics.

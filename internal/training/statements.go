@@ -1,33 +1,150 @@
 package training
 
 import (
+	"context"
 	"embed"
+	"fmt"
+	"io/fs"
+	"strconv"
 	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/insitu-ml/insitu/internal/postgres"
 )
 
-//go:embed sql/*.sql
+// The statements: those of a folder are for servers of that kind.
+//
+//go:embed sql/*.sql sql/postgresql/*.sql sql/greenplum/*.sql
 var files embed.FS
 
-// dialect is how a kind of server trains the shards of an epoch.
-type dialect struct {
-	fit             string // file of the statement
-	sessionPerShard bool   // a session a shard, else one statement for all of them
-}
-
-func dialectOf(d postgres.Dialect) dialect {
-	if d.Greenplum {
-		return dialect{fit: "fit_greenplum.sql"}
+// statement is the text of a file, with the pack table in place of packs_x.
+func statement(d postgres.Dialect, name, table string) string {
+	text, err := fs.ReadFile(files, "sql/"+d.Name+"/"+name)
+	if err != nil {
+		text, err = fs.ReadFile(files, "sql/"+name)
 	}
-	return dialect{fit: "fit.sql", sessionPerShard: true}
-}
-
-// statement is the text of a file, with the job's pack table in place of packs_x.
-func statement(name string, job Job) string {
-	text, err := files.ReadFile("sql/" + name)
 	if err != nil { // the files are part of the program
 		panic(err)
 	}
-	return strings.ReplaceAll(string(text), "packs_x", postgres.Ident(job.PackTable))
+	return strings.ReplaceAll(string(text), "packs_x", postgres.Ident(table))
 }
+
+// sessions are the connections that work on the shards of a pack table: one a shard, or one for all where the server
+// has segments of its own. The first is the lead, which does what is done once.
+//
+// They stay open from epoch to epoch, because the Python interpreter with its imports lives as long as the session.
+type sessions struct {
+	config   postgres.Config
+	schema   string
+	table    string // pack table
+	onNotice func(*pgconn.Notice)
+	lead     *postgres.Conn
+	conns    []*postgres.Conn // lead first
+}
+
+func dial(ctx context.Context, config postgres.Config, schema, table string, onNotice func(*pgconn.Notice)) (*sessions, error) {
+	s := &sessions{config: config, schema: schema, table: table, onNotice: onNotice}
+	if err := s.grow(ctx, 1); err != nil {
+		return nil, err
+	}
+	s.lead = s.conns[0]
+	return s, nil
+}
+
+// grow opens sessions until there are n.
+func (s *sessions) grow(ctx context.Context, n int) error {
+	for len(s.conns) < n {
+		c, err := postgres.Connect(ctx, s.config, postgres.Options{OnNotice: s.onNotice})
+		if err != nil {
+			return err
+		}
+		s.conns = append(s.conns, c)
+		// Unqualified names are the schema's.
+		_, err = c.Exec(ctx, "select set_config('search_path', $1, false)", postgres.Ident(s.schema)+", pg_temp")
+		if err != nil {
+			return postgres.Wrap(err, "use schema "+strconv.Quote(s.schema))
+		}
+	}
+	return nil
+}
+
+// close ends the sessions and with them their locks.
+func (s *sessions) close() {
+	for _, c := range s.conns {
+		c.Close()
+	}
+	s.conns = nil
+}
+
+// onShards runs the statement of a file on all shards side by side and returns its rows in the order of shards.
+// Where each shard has a session, the statement's last parameter is the shard.
+func onShards[T any](ctx context.Context, s *sessions, shards int, file, doing string, args []any, scan pgx.RowToFunc[T]) ([]T, error) {
+	n := shards
+	if s.lead.Dialect.Distributed {
+		n = 1
+	}
+	if err := s.grow(ctx, n); err != nil {
+		return nil, err
+	}
+	text := statement(s.lead.Dialect, file, s.table)
+	parts := make([][]T, n)
+	err := s.together(ctx, n, func(ctx context.Context, k int) error {
+		doing, args := doing, args
+		if !s.lead.Dialect.Distributed {
+			doing, args = fmt.Sprintf("%s, shard %d", doing, k), append(args[:len(args):len(args)], k)
+		}
+		rows, err := s.conns[k].Query(ctx, text, args...)
+		if err != nil {
+			return wrap(s.conns[k], err, doing)
+		}
+		parts[k], err = pgx.CollectRows(rows, scan)
+		return wrap(s.conns[k], err, doing)
+	})
+	var all []T
+	for _, p := range parts {
+		all = append(all, p...)
+	}
+	return all, err
+}
+
+// together runs statements on the first n sessions side by side and returns the first error once all have ended.
+// When one fails or ctx ends, it asks the server to cancel the others until they have stopped:
+// pgx asks once, and a request that arrives before its statement is lost.
+func (s *sessions) together(ctx context.Context, n int, run func(ctx context.Context, session int) error) error {
+	group, ctx := errgroup.WithContext(ctx)
+	stopped, watched := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(watched)
+		select {
+		case <-stopped:
+			return
+		case <-ctx.Done():
+		}
+		for {
+			select {
+			case <-stopped:
+				return
+			case <-time.After(cancelEvery):
+			}
+			for _, c := range s.conns[:n] {
+				ask, cancel := context.WithTimeout(context.Background(), cancelEvery)
+				_ = c.PgConn().CancelRequest(ask)
+				cancel()
+			}
+		}
+	}()
+	for k := range n {
+		group.Go(func() error { return run(ctx, k) })
+	}
+	err := group.Wait()
+	close(stopped)
+	<-watched
+	return err
+}
+
+// cancelEvery is the pause between two requests to cancel.
+const cancelEvery = 200 * time.Millisecond

@@ -17,7 +17,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
+	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -25,7 +25,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/insitu-ml/insitu/internal/fault"
 	"github.com/insitu-ml/insitu/internal/postgres"
@@ -64,26 +63,23 @@ type Model struct {
 
 // Driver holds the sessions of one job and its lock.
 type Driver struct {
-	config  postgres.Config
+	*sessions
 	options Options
 	job     Job
-	lead    *postgres.Conn   // holds the lock and is the only one that writes; the first shard's session too
-	conns   []*postgres.Conn // lead and the other shards' sessions
-	done    atomic.Int64     // rows of recorded epochs
-	rows    []atomic.Int64   // rows of the running epoch, by shard
-	telling sync.Mutex       // held while Progress is called
+	done    atomic.Int64   // rows of recorded epochs
+	rows    []atomic.Int64 // rows of the running epoch, by shard
+	telling sync.Mutex     // held while Progress is called
 }
 
 // Open connects and takes the job's lock, so that no second driver works on the job until Close.
 // A lock that another driver keeps longer than LockWait is a temporary fault.
 func Open(ctx context.Context, config postgres.Config, job Job, o Options) (*Driver, error) {
-	d := &Driver{config: config, options: o, job: job, rows: make([]atomic.Int64, job.Spec.Shards)}
-	lead, err := d.connect(ctx)
-	if err != nil {
+	d := &Driver{options: o, job: job, rows: make([]atomic.Int64, job.Spec.Shards)}
+	var err error
+	if d.sessions, err = dial(ctx, config, o.Schema, job.PackTable, d.notice); err != nil {
 		return nil, err
 	}
-	d.lead, d.conns = lead, []*postgres.Conn{lead}
-	if err := postgres.TryLock(ctx, lead, lockName(o.Schema, job.ID), o.LockWait); err != nil {
+	if err := postgres.TryLock(ctx, d.lead, lockName(o.Schema, job.ID), o.LockWait); err != nil {
 		d.Close()
 		return nil, fmt.Errorf("job %.12s is being trained by another driver: %w", job.ID, err)
 	}
@@ -94,31 +90,7 @@ func Open(ctx context.Context, config postgres.Config, job Job, o Options) (*Dri
 func lockName(schema, job string) string { return "train:" + schema + ":" + job }
 
 // Close ends the sessions and with them the lock.
-func (d *Driver) Close() {
-	for _, c := range d.conns {
-		c.Close()
-	}
-	d.conns = nil
-}
-
-// connect opens a session whose unqualified names are the schema's.
-func (d *Driver) connect(ctx context.Context) (*postgres.Conn, error) {
-	c, err := postgres.Connect(ctx, d.config, postgres.Options{OnNotice: d.notice})
-	if err != nil {
-		return nil, err
-	}
-	if err := useSchema(ctx, c, d.options.Schema); err != nil {
-		c.Close()
-		return nil, err
-	}
-	return c, nil
-}
-
-// useSchema makes the session's unqualified names those of the schema.
-func useSchema(ctx context.Context, c *postgres.Conn, schema string) error {
-	_, err := c.Exec(ctx, "select set_config('search_path', $1, false)", postgres.Ident(schema)+", pg_temp")
-	return postgres.Wrap(err, "use schema "+strconv.Quote(schema))
-}
+func (d *Driver) Close() { d.close() }
 
 // Model returns the job's result, if the job has ended.
 func (d *Driver) Model(ctx context.Context) (m Model, found bool, err error) {
@@ -203,23 +175,34 @@ func (d *Driver) recorded(e Epoch, resumed bool) {
 
 // begin records the job and its initial state, each unless it is there.
 func (d *Driver) begin(ctx context.Context) error {
-	_, err := d.lead.Exec(ctx, statement("job.sql", d.job), d.job.ID, d.job.Release.Digest, d.job.Dataset, d.job.Spec.text())
-	if err != nil {
+	if _, err := d.lead.Exec(ctx, d.text("job.sql"), d.job.ID, d.job.Release.Digest, d.job.Dataset, d.job.Spec.text()); err != nil {
 		return wrap(d.lead, err, "record job "+d.job.ID)
 	}
-	_, err = d.lead.Exec(ctx, statement("init.sql", d.job), d.job.Release.Digest, d.job.Release.Ordinal, d.job.Spec.text(), d.job.ID)
+	file, args := "init.sql", append(d.code(), d.job.ID)
+	if d.job.Spec.Start != "" {
+		file, args = "warm.sql", append(args, d.job.Spec.Start)
+	}
+	_, err := d.lead.Exec(ctx, d.text(file), args...)
 	return wrap(d.lead, err, "make the initial state of job "+d.job.ID)
+}
+
+// text is a statement of the job.
+func (d *Driver) text(file string) string { return statement(d.lead.Dialect, file, d.job.PackTable) }
+
+// code are the first three arguments of most statements: release, its ordinal, spec.
+func (d *Driver) code() []any {
+	return []any{d.job.Release.Digest, d.job.Release.Ordinal, d.job.Spec.text()}
 }
 
 // finish exports the best epoch and records it as the job's model.
 func (d *Driver) finish(ctx context.Context, best int) error {
 	var onnx []byte
-	err := d.lead.QueryRow(ctx, statement("export.sql", d.job), d.job.Release.Digest, d.job.Release.Ordinal, d.job.Spec.text(), d.job.ID, best).Scan(&onnx)
+	err := d.lead.QueryRow(ctx, d.text("export.sql"), append(d.code(), d.job.ID, best)...).Scan(&onnx)
 	if err != nil {
 		return wrap(d.lead, err, fmt.Sprintf("export epoch %d of job %s", best, d.job.ID))
 	}
 	sum := sha256.Sum256(onnx)
-	_, err = d.lead.Exec(ctx, statement("finish.sql", d.job), d.job.ID, best, onnx, hex.EncodeToString(sum[:]))
+	_, err = d.lead.Exec(ctx, d.text("finish.sql"), d.job.ID, best, onnx, hex.EncodeToString(sum[:]))
 	return wrap(d.lead, err, "record the model of job "+d.job.ID)
 }
 
@@ -230,7 +213,7 @@ type learned struct {
 	metrics string // JSON
 }
 
-// epoch trains all shards from the epoch before, then merges, validates and records.
+// epoch trains all shards from the epoch before, merges them, validates the result and records it.
 func (d *Driver) epoch(ctx context.Context, n int) (Epoch, error) {
 	started := time.Now()
 	shards, err := d.fit(ctx, n)
@@ -239,114 +222,100 @@ func (d *Driver) epoch(ctx context.Context, n int) (Epoch, error) {
 	}
 	var states [][]byte
 	var rows []int64
-	metrics := `{"shards":[`
-	for i, s := range shards {
-		states, rows = append(states, s.state), append(rows, s.rows)
-		if i > 0 {
-			metrics += ","
-		}
-		metrics += s.metrics
+	var metrics struct {
+		Shards     []json.RawMessage `json:"shards"`
+		Seconds    float64           `json:"seconds"`
+		Validation *Sums             `json:"validation"`
 	}
-	metrics += `],"seconds":` + strconv.FormatFloat(time.Since(started).Seconds(), 'f', 6, 64)
-
-	doing := fmt.Sprintf("merge, validate and record epoch %d of job %s", n, d.job.ID)
-	var text string
-	var at time.Time
-	err = d.together(ctx, 1, func(ctx context.Context, _ int) error {
-		err := d.lead.QueryRow(ctx, statement("record.sql", d.job), d.job.Release.Digest, d.job.Release.Ordinal,
-			d.job.Spec.text(), d.job.ID, n, states, rows, metrics).Scan(&text, &at)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return fault.AsTemporary(fmt.Errorf("%s: another driver recorded it meanwhile", doing))
-		}
-		return wrap(d.lead, err, doing)
-	})
+	metrics.Seconds = math.Round(time.Since(started).Seconds()*1e6) / 1e6
+	for _, s := range shards {
+		states, rows = append(states, s.state), append(rows, s.rows)
+		metrics.Shards = append(metrics.Shards, json.RawMessage(s.metrics))
+	}
+	var state []byte
+	err = d.once(ctx, fmt.Sprintf("merge the shards of epoch %d of job %s", n, d.job.ID), "merge.sql", append(d.code(), states, rows), &state)
 	if err != nil {
 		return Epoch{}, err
 	}
-	return parseEpoch(n, text, at)
+	if metrics.Validation, err = d.validate(ctx, n, state); err != nil {
+		return Epoch{}, err
+	}
+	text, err := json.Marshal(metrics)
+	if err != nil {
+		return Epoch{}, fmt.Errorf("metrics of epoch %d of job %s: %w", n, d.job.ID, err)
+	}
+	var recorded string
+	var at time.Time
+	doing := fmt.Sprintf("record epoch %d of job %s", n, d.job.ID)
+	if err := d.once(ctx, doing, "record.sql", []any{d.job.ID, n, state, string(text)}, &recorded, &at); err != nil {
+		if errors.Is(err, pgx.ErrNoRows) {
+			err = fault.AsTemporary(fmt.Errorf("%s: another driver recorded it meanwhile", doing))
+		}
+		return Epoch{}, err
+	}
+	return parseEpoch(n, recorded, at)
 }
 
-// fit runs the epoch's training statements side by side and returns what the shards learned, in their order.
+// once runs a statement on the lead session alone and reads its one row; when ctx ends it stops on the server, too.
+func (d *Driver) once(ctx context.Context, doing, file string, args []any, into ...any) error {
+	return d.together(ctx, 1, func(ctx context.Context, _ int) error {
+		return wrap(d.lead, d.lead.QueryRow(ctx, d.text(file), args...).Scan(into...), doing)
+	})
+}
+
+// fit runs the epoch's training statements and returns what the shards learned, in their order.
 func (d *Driver) fit(ctx context.Context, n int) ([]learned, error) {
-	dialect := dialectOf(d.lead.Dialect)
-	sessions := 1
-	if dialect.sessionPerShard {
-		sessions = d.job.Spec.Shards
-	}
-	for len(d.conns) < sessions {
-		c, err := d.connect(ctx)
-		if err != nil {
-			return nil, err
-		}
-		d.conns = append(d.conns, c)
-	}
-	parts := make([][]learned, sessions)
-	err := d.together(ctx, sessions, func(ctx context.Context, k int) error {
-		args := []any{d.job.Release.Digest, d.job.Release.Ordinal, d.job.Spec.open(n), d.job.ID, n - 1}
-		doing := fmt.Sprintf("train epoch %d of job %s", n, d.job.ID)
-		if dialect.sessionPerShard {
-			args = append(args, k)
-			doing += fmt.Sprintf(", shard %d", k)
-		}
-		rows, err := d.conns[k].Query(ctx, statement(dialect.fit, d.job), args...)
-		if err != nil {
-			return wrap(d.conns[k], err, doing)
-		}
-		parts[k], err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (l learned, err error) {
-			return l, row.Scan(&l.state, &l.rows, &l.metrics)
-		})
-		return wrap(d.conns[k], err, doing)
+	doing := fmt.Sprintf("train epoch %d of job %s", n, d.job.ID)
+	args := []any{d.job.Release.Digest, d.job.Release.Ordinal, d.job.Spec.open(n), d.job.ID, n - 1}
+	all, err := onShards(ctx, d.sessions, d.job.Spec.Shards, "fit.sql", doing, args, func(row pgx.CollectableRow) (l learned, err error) {
+		return l, row.Scan(&l.state, &l.rows, &l.metrics)
 	})
 	if err != nil {
 		return nil, err
 	}
-	var all []learned
-	for _, p := range parts {
-		all = append(all, p...)
-	}
 	if len(all) == 0 {
-		return nil, fault.AsPermanent(fmt.Errorf("train epoch %d: table %q has no packs of the train split", n, d.job.PackTable))
+		return nil, fault.AsPermanent(fmt.Errorf("%s: table %q has no packs of the train split", doing, d.job.PackTable))
 	}
-	return all, nil
+	return all, d.placed(doing, all)
 }
 
-// together runs statements on the first n sessions side by side and returns the first error once all have ended.
-// When one fails or ctx ends, it asks the server to cancel the others until they have stopped:
-// pgx asks once, and a request that arrives before its statement is lost.
-func (d *Driver) together(ctx context.Context, n int, run func(ctx context.Context, session int) error) error {
-	group, ctx := errgroup.WithContext(ctx)
-	stopped, watched := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(watched)
-		select {
-		case <-stopped:
-			return
-		case <-ctx.Done():
-		}
-		for {
-			select {
-			case <-stopped:
-				return
-			case <-time.After(cancelEvery):
-			}
-			for _, c := range d.conns[:n] {
-				ask, cancel := context.WithTimeout(context.Background(), cancelEvery)
-				_ = c.PgConn().CancelRequest(ask)
-				cancel()
-			}
-		}
-	}()
-	for k := range n {
-		group.Go(func() error { return run(ctx, k) })
+// placed makes sure that the work was done where the rows lie: a planner may have sent them all to the coordinator.
+func (d *Driver) placed(doing string, all []learned) error {
+	if !d.lead.Dialect.Distributed {
+		return nil
 	}
-	err := group.Wait()
-	close(stopped)
-	<-watched
-	return err
+	for _, l := range all {
+		var s Shard
+		if err := json.Unmarshal([]byte(l.metrics), &s); err != nil {
+			return fmt.Errorf("%s: what a shard says of itself: %w", doing, err)
+		}
+		if s.Segment == nil || *s.Segment < 0 {
+			return fault.AsPermanent(fmt.Errorf("%s: shard %d was trained on the coordinator, where none of its rows lie; expected each on its segment: "+
+				"analyze table %q, and look at the plan of the statement in internal/training/sql/greenplum/fit.sql", doing, s.Shard, d.job.PackTable))
+		}
+	}
+	return nil
 }
 
-// cancelEvery is the pause between two requests to cancel.
-const cancelEvery = 200 * time.Millisecond
+// validate scores a state on the validation split, each shard's packs where its rows lie; nil when there are none.
+func (d *Driver) validate(ctx context.Context, n int, state []byte) (*Sums, error) {
+	doing := fmt.Sprintf("validate epoch %d of job %s", n, d.job.ID)
+	parts, err := onShards(ctx, d.sessions, d.job.Spec.Shards, "score.sql", doing, append(d.code(), state), func(row pgx.CollectableRow) (s Sums, err error) {
+		var text []byte
+		if err := row.Scan(&text); err != nil {
+			return s, err
+		}
+		return s, json.Unmarshal(text, &s)
+	})
+	if err != nil || len(parts) == 0 {
+		return nil, err
+	}
+	sum := new(Sums)
+	for _, s := range parts {
+		sum.add(s)
+	}
+	return sum, nil
+}
 
 // wrap says what was being done; a session that was lost, rather than refused a statement, is a temporary fault.
 func wrap(c *postgres.Conn, err error, doing string) error {

@@ -2,6 +2,7 @@ package training
 
 import (
 	"encoding/json"
+	"errors"
 	"flag"
 	"os"
 	"path/filepath"
@@ -110,28 +111,39 @@ func TestASpecIsJSONWithAndWithoutItsBrace(t *testing.T) {
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// The Greenplum statement is not run here: this pins its text.
+// The statements that differ between kinds of servers, as they are sent.
 func TestStatementsOfTheDialects(t *testing.T) {
 	t.Parallel()
-	job := Job{PackTable: `packs_0123456789abcdef`}
-	for name, server := range map[string]postgres.Dialect{"postgresql": {}, "greenplum": {Greenplum: true}} {
-		d := dialectOf(server)
-		if d.sessionPerShard == server.Greenplum {
-			t.Errorf("%s: session per shard is %t", name, d.sessionPerShard)
-		}
-		golden := filepath.Join("testdata", "fit_"+name+".sql")
-		got := statement(d.fit, job)
-		if *update {
-			if err := os.WriteFile(golden, []byte(got), 0o600); err != nil {
+	for _, version := range []string{
+		"PostgreSQL 15.18 (Debian 15.18-0+deb12u1) on x86_64-pc-linux-gnu",
+		"PostgreSQL 9.4.26 (Greenplum Database 6.24.3 build commit:25d3498) on x86_64-unknown-linux-gnu",
+	} {
+		d := postgres.DialectOf(version)
+		for _, name := range []string{"fingerprint.sql", "fit.sql", "score.sql"} {
+			golden := filepath.Join("testdata", d.Name, name)
+			got := statement(d, name, "packs_0123456789abcdef")
+			if *update {
+				if err := errors.Join(os.MkdirAll(filepath.Dir(golden), 0o700), os.WriteFile(golden, []byte(got), 0o600)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
 				t.Fatal(err)
 			}
+			if diff := cmp.Diff(string(want), got); diff != "" {
+				t.Errorf("%s: %s: %s", d.Name, name, diff)
+			}
 		}
-		want, err := os.ReadFile(golden)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(string(want), got); diff != "" {
-			t.Errorf("%s: %s", name, diff)
+	}
+}
+
+func TestWorkOnTheCoordinatorIsRefused(t *testing.T) {
+	t.Parallel()
+	d := &Driver{job: Job{PackTable: "packs_1"}, sessions: &sessions{lead: &postgres.Conn{Dialect: postgres.DialectOf("Greenplum Database 6")}}}
+	for metrics, refused := range map[string]bool{`{"shard": 0, "segment": 0}`: false, `{"shard": 0, "segment": 3}`: false, `{"shard": 1, "segment": -1}`: true, `{"shard": 1, "segment": null}`: true} {
+		if err := d.placed("train", []learned{{metrics: metrics}}); (err != nil) != refused {
+			t.Errorf("%s: error %v", metrics, err)
 		}
 	}
 }

@@ -2,9 +2,11 @@ package evaluatemodel
 
 import (
 	"context"
+	"embed"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
@@ -65,17 +67,18 @@ func (d database) dataset(ctx context.Context, digest string) (dataset, error) {
 	return dataset{Manifest: *m, packs: d.name(table)}, nil
 }
 
-// scoring is the statement that predicts the test split.
+// files are the statements that differ between kinds of servers.
 //
-// On PostgreSQL the inner query sorts the packs, whose columns stay out of line, and the outer one
-// predicts while it streams. On Greenplum, where a sorted subquery is gathered on the coordinator,
-// the flat form predicts on the segments.
+//go:embed sql/postgresql/*.sql sql/greenplum/*.sql
+var files embed.FS
+
+// scoring is the statement that predicts the test split of a pack table.
 func (d database) scoring(packs string) string {
-	predict := "id, n, labels, " + d.name("predict_onnx") + "($1::bytea, $2::text, data, n)"
-	if d.Dialect.Greenplum {
-		return "select " + predict + " from " + packs + " where split = 'test' order by id"
+	text, err := files.ReadFile("sql/" + d.Dialect.Name + "/score.sql")
+	if err != nil { // the files are part of the program
+		panic(err)
 	}
-	return "select " + predict + " from (select id, n, labels, data from " + packs + " where split = 'test' order by id) packs order by id"
+	return strings.NewReplacer("packs_x", packs, "predict_onnx", d.name("predict_onnx")).Replace(string(text))
 }
 
 // score predicts the test split with the model, pack by pack. pass is 0 for the candidate, 1 for the champion.

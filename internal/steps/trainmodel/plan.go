@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 
 	"github.com/insitu-ml/insitu/internal/dataset"
 	"github.com/insitu-ml/insitu/internal/fault"
 	"github.com/insitu-ml/insitu/internal/mlapp"
 	"github.com/insitu-ml/insitu/internal/postgres"
+	"github.com/insitu-ml/insitu/internal/registry"
 	"github.com/insitu-ml/insitu/internal/training"
 )
 
@@ -22,6 +24,13 @@ type wanted struct {
 	seed                  int64
 	gitSHA                string
 	model                 string // registered model; "": the app's
+	start                 string // version or alias of the registered model to start from; "": none
+}
+
+// versions is what planning asks of the model registry.
+type versions interface {
+	ModelVersion(ctx context.Context, name string, version int) (registry.ModelVersion, error)
+	Alias(ctx context.Context, name, alias string) (registry.ModelVersion, error)
 }
 
 // plan is a job that can be trained, and what the registry is told about it.
@@ -34,6 +43,7 @@ type plan struct {
 	tenant    string            // see training.Tenant
 	libraries map[string]string // versions in the database, python among them; empty when the schema cannot tell
 	server    string            // the database's version
+	start     string            // in words, what the weights start from; "": nothing was asked for
 }
 
 // accuracy says whether there is such a thing.
@@ -41,7 +51,7 @@ func (p plan) accuracy() bool { return p.data.Task == dataset.Classification }
 
 // plan reads the deployed app and the dataset, resolves the parameters and checks that it all fits.
 // It writes nothing; all problems are returned at once, as a configuration fault.
-func (w wanted) plan(ctx context.Context, config postgres.Config) (plan, error) {
+func (w wanted) plan(ctx context.Context, config postgres.Config, models versions) (plan, error) {
 	c, err := postgres.Connect(ctx, config, postgres.Options{})
 	if err != nil {
 		return plan{}, err
@@ -75,8 +85,60 @@ func (w wanted) plan(ctx context.Context, config postgres.Config) (plan, error) 
 		Spec:   training.Spec{Input: training.InputOf(data), Parameters: parameters, Seed: w.seed, Shards: data.Shards},
 		Epochs: int(parameters["epochs"].(int64)), Patience: int(parameters["patience"].(int64)),
 	}
-	p.job.ID, err = mlapp.JobID(release.Digest, data.Digest, parameters, w.seed)
+	if p.job.Spec.Rows, err = training.Fingerprint(ctx, config, w.schema, data); err != nil {
+		return plan{}, err
+	}
+	if err := w.warm(ctx, c, models, &p); err != nil {
+		return plan{}, err
+	}
+	p.job.ID, err = p.jobID(p.job.Spec.Start)
 	return p, err
+}
+
+// jobID is the job's id if it starts from that job.
+func (p plan) jobID(start string) (string, error) {
+	spec := p.job.Spec
+	return mlapp.Job{Code: p.job.Release.Digest, Dataset: p.job.Dataset, Rows: spec.Rows, Parameters: spec.Parameters, Seed: spec.Seed, Start: start}.ID()
+}
+
+// warm finds the job whose weights the training starts from. An alias that nobody holds yet is no mistake:
+// the first of a series of trainings starts cold.
+func (w wanted) warm(ctx context.Context, c *postgres.Conn, models versions, p *plan) error {
+	if w.start == "" {
+		return nil
+	}
+	number, err := strconv.Atoi(w.start)
+	alias := err != nil
+	var from registry.ModelVersion
+	if alias {
+		from, err = models.Alias(ctx, p.model, w.start)
+	} else {
+		from, err = models.ModelVersion(ctx, p.model, number)
+	}
+	switch {
+	case errors.Is(err, registry.ErrNotFound) && alias:
+		p.start = fmt.Sprintf("nothing: no version of model %q holds the alias %q yet", p.model, w.start)
+		return nil
+	case errors.Is(err, registry.ErrNotFound):
+		return fault.AsConfiguration(fmt.Errorf("--warm-start=%s: model %q has no such version", w.start, p.model))
+	case err != nil:
+		return err
+	}
+	job := from.Tags[registry.TagJob]
+	before, err := training.StartOf(ctx, c, w.schema, job)
+	if err != nil {
+		return fmt.Errorf("--warm-start=%s: version %d of model %q: %w", w.start, from.Version, p.model, err)
+	}
+	p.job.Spec.Start, p.start = job, fmt.Sprintf("version %d of model %q", from.Version, p.model)
+	if !alias {
+		return nil
+	}
+	// The alias moves to what was trained from its holder: with nothing else changed, that is the same job, not one more.
+	if id, err := p.jobID(before); err != nil || id == job {
+		p.job.Spec.Start = before
+		return err
+	}
+	return nil
 }
 
 // both returns the errors of two reads: joined when they are both mistakes of the user, else the graver one.

@@ -98,7 +98,8 @@ func (r *record) begin(ctx context.Context, experiment string) error {
 }
 
 func (r *record) tags() map[string]string {
-	tags := map[string]string{registry.TagJob: r.plan.job.ID, registry.TagCode: r.plan.job.Release.Digest, registry.TagDataset: r.plan.job.Dataset, registry.TagTenant: r.plan.tenant}
+	tags := map[string]string{registry.TagJob: r.plan.job.ID, registry.TagCode: r.plan.job.Release.Digest, registry.TagDataset: r.plan.job.Dataset,
+		registry.TagRows: r.plan.job.Spec.Rows, registry.TagTenant: r.plan.tenant}
 	if r.plan.gitSHA != "" {
 		tags[registry.TagGit] = r.plan.gitSHA
 	}

@@ -32,6 +32,7 @@ func Spec() step.Spec {
 	flags = append(flags, []step.Flag{
 		{Name: "seed", Usage: "seed of the initial state and of everything random in training", Kind: step.Int, Default: "0", Min: &zero},
 		{Name: "model-name", Usage: "registered model; when unset, the ML app's. Tenants that share an MLflow server need one each"},
+		{Name: "warm-start", Usage: "version number, or alias, of the registered model whose weights the training starts from; when unset, or while nobody holds the alias, the learner's own initial state"},
 		{Name: "experiment", Usage: "MLflow experiment; when unset, the ML app's name"},
 		{Name: "git-sha", Usage: "commit of the ML app, for the tag git_sha; when unset, the one it was deployed with"},
 		{Name: "lock-wait", Usage: "how long to wait while another driver trains the same job", Kind: step.Duration, Default: "30s"},
@@ -42,15 +43,16 @@ func Spec() step.Spec {
 		Name:    "train-model",
 		Summary: "Trains the ML app inside the database, epoch by epoch, and registers the model in MLflow",
 		Description: "The examples do not leave the database: each shard of the dataset is trained on by a session of its own (by its segment on Greenplum), " +
-			"then one statement merges the shards, scores the validation split and records the epoch. " +
+			"then the shards are merged, the validation split is scored where it lies, and one statement records the epoch. " +
 			"The test split is not touched.\n\n" +
-			"A training is a job: data, code, parameters and seed. " +
+			"A training is a job: data, code, parameters and seed, and the version it starts from if there is one. " +
+			"Data is the fingerprint of the rows as they lie in the database now: one changed byte is another job. " +
 			"The step can be killed at any moment; the next one resumes after the last recorded epoch and ends with the same bytes. " +
 			"When it is stopped, it cancels its statements in the database before it ends. " +
 			"A job whose model is registered already is not trained again: `trained` is `false`, `reason` says so, and the outputs are that version's.\n\n" +
 			"The best epoch by validation loss becomes the model; a `patience` among the parameters stops the training after so many epochs without a better one. " +
 			"It is exported as ONNX and registered as one model version a job, which `mlflow.pyfunc.load_model` can load. " +
-			"The version has the tags `insitu.job`, `insitu.code-digest`, `insitu.dataset-digest`, `insitu.onnx-digest`, `insitu.tenant` and `git_sha`.\n\n" +
+			"The version has the tags `insitu.job`, `insitu.code-digest`, `insitu.dataset-digest`, `insitu.rows-digest`, `insitu.onnx-digest`, `insitu.tenant` and `git_sha`.\n\n" +
 			"A registered model belongs to one tenant: the schema and database that first trained it, which its tag `insitu.tenant` names. " +
 			"The step refuses another tenant's before it trains; `--model-name` gives yours a name of its own.\n\n" +
 			"The learning curve goes to MLflow epoch by epoch: `loss`, `accuracy`, `validation_loss`, `validation_accuracy`, `rows_per_second`, `epoch_seconds`, `shard_skew`. " +
@@ -79,7 +81,7 @@ func run(ctx context.Context, in *step.Input) error {
 	w := wanted{
 		schema: in.String("schema"), model: in.String("model-name"), code: in.String("code-digest"), dataset: in.String("dataset-digest"),
 		parameters: func(m *mlapp.Manifest) (map[string]any, error) { return parameterflags.Resolve(in, m) },
-		seed:       int64(in.Int("seed")), gitSHA: in.String("git-sha"),
+		seed:       int64(in.Int("seed")), gitSHA: in.String("git-sha"), start: in.String("warm-start"),
 	}
 	experiment, wait := in.String("experiment"), in.Duration("lock-wait")
 	if err := in.Validate(mlflow.Check(), changelog.CheckSchema(w.schema), checkModel(w.model),
@@ -90,7 +92,7 @@ func run(ctx context.Context, in *step.Input) error {
 	if err != nil {
 		return err
 	}
-	p, err := w.plan(ctx, database)
+	p, err := w.plan(ctx, database, models)
 	if err != nil {
 		return err
 	}

@@ -116,13 +116,22 @@ func (f *Fixture) load(t testing.TB, c *postgres.Conn, shards int) {
 		m.Stats.Std[i] = 2
 	}
 	f.exec(t, c, "create table if not exists datasets (digest text primary key, pack_table text, manifest json, created_at timestamptz default now())")
-	f.exec(t, c, "create table "+postgres.Ident(table)+" (split text, shard int, id bigint, n int, labels bytea, data bytea, primary key (shard, id))")
+	f.exec(t, c, "create table "+postgres.Ident(table)+dataset.PackTable(c.Dialect))
+	var places []int32
+	must(t, pgx.BeginFunc(t.Context(), c, func(tx pgx.Tx) (err error) {
+		places, err = dataset.Places(t.Context(), tx, c.Dialect, shards)
+		return err
+	}))
 	random := rand.New(rand.NewPCG(1, 2))
 	id := 0
 	for shard := range shards {
 		for _, split := range []string{"train", "train", "train", "train", "train", "validation", "test"} {
 			labels, data := blobs(random, len(f.Classes))
-			f.exec(t, c, "insert into "+postgres.Ident(table)+" values ($1, $2, $3, $4, $5, $6)", split, shard, id, packSize, labels, data)
+			args, values := []any{split, shard, id, packSize, labels, data}, "$1, $2, $3, $4, $5, $6"
+			if places != nil {
+				args, values = append(args, places[shard]), values+", $7"
+			}
+			f.exec(t, c, "insert into "+postgres.Ident(table)+" values ("+values+")", args...)
 			count := m.Splits.Of(split)
 			count.Rows += packSize
 			count.Packs++

@@ -8,7 +8,9 @@ class Trainer:
 
     load(): [(epoch, metrics)] that exist already, without epoch 0.
     fit(epoch, shard): (state, rows, metrics), or None when the shard has no rows.
-    record(epoch, states, rows, metrics): merges, validates, stores; returns metrics with "validation".
+    merge(states, rows): one state.
+    score(state, shard): sums over the shard's part of the validation split, or None when it has none.
+    record(epoch, state, metrics): stores the epoch; returns its metrics.
     """
 
 
@@ -22,20 +24,23 @@ def train(trainer, epochs, patience, shards, clock=time.monotonic):
         if not parts:
             raise ValueError("the dataset has no packs of the train split")
         metrics = {"shards": [part[2] for part in parts], "seconds": round(clock() - started, 6)}
-        curve.append((epoch, trainer.record(epoch, [part[0] for part in parts], [part[1] for part in parts], metrics)))
+        state = trainer.merge([part[0] for part in parts], [part[1] for part in parts])
+        scores = [sums for sums in (trainer.score(state, shard) for shard in range(shards)) if sums is not None]
+        metrics["validation"] = total(scores) if scores else None
+        curve.append((epoch, trainer.record(epoch, state, metrics)))
         best, stop = choose(curve, patience)
     return curve, best
 
 
 def loss(metrics):
     """What epochs are compared by: validation loss per row, or train loss without a validation split."""
-    sums = metrics.get("validation") or train_sums(metrics)
+    sums = metrics.get("validation") or total(metrics["shards"])
     return sums["loss"] / sums["rows"] if sums["rows"] else 0.0
 
 
-def train_sums(metrics):
-    """The sum over the shards of an epoch."""
-    return {name: sum(part[name] for part in metrics["shards"]) for name in ("rows", "loss", "correct")}
+def total(parts):
+    """The sums over shards, in the order given: floats add up to the same bits everywhere."""
+    return {name: sum(part[name] for part in parts) for name in ("rows", "loss", "correct")}
 
 
 def choose(curve, patience):
@@ -49,7 +54,7 @@ def choose(curve, patience):
 
 def summary(epoch, metrics):
     """An epoch for people: means instead of sums."""
-    train, validation = train_sums(metrics), metrics.get("validation")
+    train, validation = total(metrics["shards"]), metrics.get("validation")
     out = {"epoch": epoch, "train_loss": train["loss"] / train["rows"], "train_accuracy": train["correct"] / train["rows"]}
     if validation:
         out["validation_loss"] = validation["loss"] / validation["rows"]

@@ -7,8 +7,10 @@ import sys
 import time
 
 from . import learning, onnxmodel, shard
+from . import state as states
 
 NOTICE_SECONDS = 1.0
+WHERE = "select statement_timestamp()::text as at, pg_backend_pid() as process, %s as segment"
 LEARNERS = 4  # states kept ready for predict_state
 
 
@@ -26,9 +28,27 @@ class Host:
         self.learners = {}
         self.models = onnxmodel.Models()
         self.noticed = time.monotonic()
+        version = database.execute("select version() as version")[0]["version"].lower()
+        # -1 is Greenplum's coordinator.
+        segment = "gp_execution_segment()" if "greenplum" in version or "cloudberry" in version else "null::int"
+        self.where = WHERE % segment
 
     def init_state(self, spec):
         return self.learning.state(self.learning.new(learning.parse_spec(spec)))
+
+    def warm_state(self, spec, state):
+        """The state of another training as the start of this one; ValueError when it is not this learner's."""
+        parsed = learning.parse_spec(spec)
+        wanted, given = (states.decode(s) for s in (self.init_state(spec), state))
+        shapes = [{name: (array.dtype.name, array.shape) for name, array in arrays.items()} for arrays in (wanted, given)]
+        if shapes[0] != shapes[1]:
+            differ = sorted(name for name in set(shapes[0]) | set(shapes[1]) if shapes[0].get(name) != shapes[1].get(name))
+            name = differ[0]
+            raise ValueError(
+                "the model to start from is not of this learner with these parameters: state %r is %s there and %s here"
+                % (name, shapes[1].get(name, "missing"), shapes[0].get(name, "missing"))
+            )
+        return self.learning.state(self.learning.new(parsed, state))
 
     def merge_states(self, spec, states, rows):
         if len(states) != len(rows):
@@ -61,7 +81,9 @@ class Host:
         return token
 
     def fit_result(self, token):
-        state, metrics = self.running.pop(token)[1].result()
+        _, work, place = self.running.pop(token)
+        state, metrics = work.result()
+        metrics = dict(metrics, **place)
         return {"state": state, "rows": metrics["rows"], "packs": metrics["packs"], "metrics": json.dumps(metrics)}
 
     def score_step(self, token, spec, state, labels, data):
@@ -86,11 +108,12 @@ class Host:
             if token not in self.running:
                 raise RuntimeError("this aggregate lost its model: another statement ran in the session meanwhile")
             return token, self.running[token][1]
-        statement = self.database.execute("select statement_timestamp()::text as at")[0]["at"]
-        for old in [old for old, (at, _) in self.running.items() if at != statement]:
+        where = self.database.execute(self.where)[0]
+        statement, place = where["at"], {name: where[name] for name in ("process", "segment")}
+        for old in [old for old, (at, _, _) in self.running.items() if at != statement]:
             del self.running[old]
         token = "%s/%d" % (self.release, next(self.numbers))
-        self.running[token] = (statement, make())
+        self.running[token] = (statement, make(), place)
         return token, self.running[token][1]
 
     def progress(self, shard_number, rows):

@@ -90,17 +90,22 @@ class Memory(driver.Trainer):
         state, metrics = fit.result()
         return state, metrics["rows"], metrics
 
-    def record(self, epoch, states, rows, metrics):
-        self.states.append(self.learning.merge(self.learning.new(self.spec), states, rows))
-        return dict(metrics, validation=self.score("validation", self.states[-1]))
+    def merge(self, states, rows):
+        return self.learning.merge(self.learning.new(self.spec), states, rows)
 
-    def score(self, split, state):
-        """Sums over a split, None when it is empty."""
+    def score(self, state, shard):
+        return self.sums(state, [pack for pack in self.packs if pack[0] == "validation" and pack[1] == shard])
+
+    def record(self, epoch, state, metrics):
+        self.states.append(state)
+        return metrics
+
+    def sums(self, state, packs):
+        """Loss and hits of a state on packs, None when there are none."""
         score = self.shard.Score(self.learning, self.spec, state)
-        for pack in self.packs:
-            if pack[0] == split:
-                score.step(pack[4], pack[5])
-        return score.result() if score.rows else None
+        for pack in packs:
+            score.step(pack[4], pack[5])
+        return score.result() if packs else None
 
 
 class Release:
@@ -122,7 +127,7 @@ def train(app, packs, spec):
     shards = 1 + max(pack[1] for pack in packs)
     memory = Memory(release, packs, spec, shards)
     curve, best = driver.train(memory, values["epochs"], values.get("patience", 0), shards)
-    test = memory.score("test", memory.states[best])
+    test = memory.sums(memory.states[best], [pack for pack in memory.packs if pack[0] == "test"])
     result = {
         "epochs": [driver.summary(epoch, metrics) for epoch, metrics in curve],
         "best_epoch": best,

@@ -79,7 +79,10 @@ def decimal(number):
     return sign + digits[0] + ("." + digits[1:] if len(digits) > 1 else "") + "e" + ("+" if exponent > 0 else "-") + str(abs(exponent))
 
 
-def job_id(code, dataset, parameters, seed):
+def job_id(code, dataset, rows, parameters, seed, start=None):
     """The id of a training; database/README.md defines it."""
-    text = canonical({"code": code, "dataset": dataset, "spec": {"parameters": parameters, "seed": seed}})
+    spec = {"parameters": parameters, "seed": seed}
+    if start:
+        spec["start"] = start
+    text = canonical({"code": code, "dataset": dataset, "rows": rows, "spec": spec})
     return hashlib.sha256(text.encode()).hexdigest()

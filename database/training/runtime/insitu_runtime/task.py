@@ -5,7 +5,7 @@ import json
 
 from . import driver, parameters
 
-OPTIONS = {"app": str, "dataset": str, "epochs": int, "parameters": dict, "seed": int}
+OPTIONS = {"app": str, "dataset": str, "epochs": int, "parameters": dict, "seed": int, "start": str}
 
 RELEASE = """
 select ordinal, app, digest, manifest from releases where app = coalesce($1, app) order by ordinal desc limit 1"""
@@ -33,23 +33,33 @@ FINISH = """
 insert into models (job, epoch, state, onnx, onnx_digest, metrics)
 select job, epoch, state, $3, $4, metrics from checkpoints where job = $1 and epoch = $2"""
 
+WARM = """
+insert into checkpoints (job, epoch, state, metrics)
+select $4, 0, warm_state($1, (select bundle from releases where ordinal = $2), $3, state), '{}'::json
+from models where job = $5 and not exists (select 1 from checkpoints where job = $4 and epoch = 0)"""
+
+FINGERPRINT = """
+select fingerprint(convert_to(string_agg(split || ' ' || id || ' ' || n || ' ' || fingerprint(labels, data), ',' order by id), 'UTF8'), ''::bytea) as digest
+from {packs} where split in ('train', 'validation') and shard = $1"""
+
 FIT = """
 select (r).state, (r).rows, (r).metrics from (
-  select shard, fit($1, (select bundle || '' from releases where ordinal = $2), $3,
-    (select state || ''::bytea from checkpoints where job = $4 and epoch = $5), labels, data order by id) r
-  from {packs} where split = 'train' and shard = $6 group by shard) q"""
+  select shard, fit($1, case when id = head then (select bundle from releases where ordinal = $2) end, case when id = head then $3 end,
+    case when id = head then (select state from checkpoints where job = $4 and epoch = $5) end, labels, data order by id) r
+  from {packs}, (select min(id) as head from {packs} where split = 'train' and shard = $6) first
+  where split = 'train' and shard = $6 group by shard) q"""
+
+MERGE = """
+select merge_states($1, (select bundle from releases where ordinal = $2), $3, $4, $5) as state"""
+
+SCORE = """
+select score($1, case when id = head then (select bundle from releases where ordinal = $2) end, case when id = head then $3 end,
+  case when id = head then $4 end, labels, data order by id) as sums
+from {packs}, (select min(id) as head from {packs} where split = 'validation' and shard = $5) first
+where split = 'validation' and shard = $5 group by shard"""
 
 RECORD = """
-insert into checkpoints (job, epoch, state, metrics)
-with merged as (
-  select merge_states($1, (select bundle from releases where ordinal = $2), $3, $6, $7) as state
-), validated as (
-  select score($1, (select bundle || '' from releases where ordinal = $2), $3, (select state from merged), labels, data order by id) as sums
-  from {packs} where split = 'validation'
-)
-select $4, $5, merged.state, ($8 || ',"validation":' || coalesce(validated.sums, 'null') || '}}')::json
-from merged, validated
-returning metrics"""
+insert into checkpoints (job, epoch, state, metrics) select $1, $2, $3, $4::json"""
 
 
 def run(database, options):
@@ -66,7 +76,13 @@ def run(database, options):
         given["epochs"] = options["epochs"]
     values = parameters.resolve(json.loads(release["manifest"]).get("parameters"), given)
     manifest = json.loads(dataset["manifest"])
-    spec = {"input": data_of(manifest), "parameters": values, "seed": options.get("seed", 0), "shards": manifest["shards"]}
+    packs = one(database, PLACE, ["text"], [dataset["pack_table"]])["packs"]
+    spec = {
+        "input": data_of(manifest), "parameters": values, "seed": options.get("seed", 0), "shards": manifest["shards"],
+        "rows": fingerprint(database, packs, manifest["shards"]),
+    }  # fmt: skip
+    if "start" in options:
+        spec["start"] = options["start"]
     job = Job(database, release, dataset, spec)
     trained = not job.done()
     if trained:
@@ -99,6 +115,14 @@ def check(options):
     return options
 
 
+def fingerprint(database, packs, shards):
+    """The digest of the rows a training reads; training.Fingerprint is the same in Go."""
+    digests = [one(database, FINGERPRINT.format(packs=packs), ["int"], [shard])["digest"] for shard in range(shards)]
+    if None in digests:
+        raise ValueError("a shard of %s has no rows: some were deleted; drop the table and its row of datasets, then run upload-dataset again" % packs)
+    return hashlib.sha256("".join(digest + "\n" for digest in digests).encode()).hexdigest()
+
+
 def data_of(manifest):
     """spec["input"] of a dataset's manifest."""
     data = {"task": manifest["task"], "shape": manifest["input"]["shape"], "dtype": manifest["input"]["dtype"]}
@@ -116,7 +140,7 @@ class Job(driver.Trainer):
 
     def __init__(self, database, release, dataset, spec):
         self.database, self.release, self.dataset, self.spec = database, release, dataset, spec
-        self.id = parameters.job_id(release["digest"], dataset["digest"], spec["parameters"], spec["seed"])
+        self.id = parameters.job_id(release["digest"], dataset["digest"], spec["rows"], spec["parameters"], spec["seed"], spec.get("start"))
         place = one(database, PLACE, ["text"], [dataset["pack_table"]])
         self.packs = place["packs"]
         self.lock(place["schema"])
@@ -140,7 +164,12 @@ class Job(driver.Trainer):
 
     def begin(self):
         query(self.database, JOB, ["text"] * 4, [self.id, self.release["digest"], self.dataset["digest"], self.text()])
-        query(self.database, INITIAL, ["text", "int", "text", "text"], [*self.code(), self.id])
+        if "start" not in self.spec:
+            query(self.database, INITIAL, ["text", "int", "text", "text"], [*self.code(), self.id])
+        elif one(self.database, "select 1 as found from models where job = $1", ["text"], [self.spec["start"]]) is None:
+            raise ValueError("the job to start from, %r, has no model in this schema" % self.spec["start"])
+        else:
+            query(self.database, WARM, ["text", "int", "text", "text", "text"], [*self.code(), self.id, self.spec["start"]])
 
     def load(self):
         rows = query(self.database, "select epoch, metrics from checkpoints where job = $1 and epoch > 0 order by epoch", ["text"], [self.id])
@@ -151,12 +180,17 @@ class Job(driver.Trainer):
         part = one(self.database, FIT.format(packs=self.packs), types, [*self.code(epoch=epoch, shard=shard), self.id, epoch - 1, shard])
         return part and (part["state"], part["rows"], json.loads(part["metrics"]))
 
-    def record(self, epoch, states, rows, metrics):
-        types = ["text", "int", "text", "text", "int", "bytea[]", "bigint[]", "text"]
-        row = one(self.database, RECORD.format(packs=self.packs), types, [*self.code(), self.id, epoch, states, rows, json.dumps(metrics)[:-1]])
-        recorded = json.loads(row["metrics"])
-        self.database.notice(json.dumps(dict(driver.summary(epoch, recorded), insitu="epoch")))
-        return recorded
+    def merge(self, states, rows):
+        return one(self.database, MERGE, ["text", "int", "text", "bytea[]", "bigint[]"], [*self.code(), states, rows])["state"]
+
+    def score(self, state, shard):
+        row = one(self.database, SCORE.format(packs=self.packs), ["text", "int", "text", "bytea", "int"], [*self.code(), state, shard])
+        return row and json.loads(row["sums"])
+
+    def record(self, epoch, state, metrics):
+        query(self.database, RECORD, ["text", "int", "bytea", "text"], [self.id, epoch, state, json.dumps(metrics)])
+        self.database.notice(json.dumps(dict(driver.summary(epoch, metrics), insitu="epoch")))
+        return metrics
 
     def finish(self, best):
         onnx = one(self.database, EXPORT, ["text", "int", "text", "text", "int"], [*self.code(), self.id, best])["onnx"]
