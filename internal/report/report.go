@@ -48,6 +48,7 @@ type Report struct {
 
 	Dataset   Dataset
 	Placement []Shard
+	Skew      float64 // of the shards' seconds: the slowest over the average
 
 	Origin     []Fact // digests, job, run
 	Parameters []Fact
@@ -84,6 +85,7 @@ type Split struct {
 // Shard is how fast one part of the data was trained on.
 type Shard struct {
 	Shard      int
+	Place      string // session or segment
 	Rows       int64
 	Packs      int64
 	RowsPerSec float64

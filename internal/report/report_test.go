@@ -93,7 +93,7 @@ func sample(t *testing.T) Report {
 				{"test", 270, []int64{26, 27, 27, 26, 28, 28, 27, 27, 26, 28}},
 			},
 		},
-		Placement:  []Shard{{0, 629, 3, 41210, 0.0153}, {1, 628, 3, 40688, 0.0154}},
+		Placement: []Shard{{0, "session 4711", 629, 3, 41210, 0.0153}, {1, "session 4712", 628, 3, 40688, 0.0154}}, Skew: 1.003,
 		Origin:     []Fact{{"Code digest", strings.Repeat("51c0ffee", 8)}, {"Job", strings.Repeat("ab12", 16)}, {"git", "4f6c1d2"}},
 		Parameters: []Fact{{"epochs", "10"}, {"learning_rate", "0.02"}, {"seed", "0"}},
 		Libraries:  []Fact{{"python", "3.11.2"}, {"numpy", "1.24.2"}},

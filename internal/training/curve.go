@@ -3,6 +3,7 @@ package training
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -99,17 +100,38 @@ func (e Epoch) RowsPerSecond() float64 {
 	return float64(e.Train().Rows) / e.Seconds
 }
 
-// Skew is how much longer the slowest shard took than the average one: 1 is even.
-func (e Epoch) Skew() float64 {
+// Placement says where the shards of a training were and how fast: rows and packs of one epoch, seconds of the average
+// one, and the place of the last one.
+func Placement(curve []Epoch) []Shard {
+	if len(curve) == 0 {
+		return nil
+	}
+	out := slices.Clone(curve[len(curve)-1].Shards)
+	for i := range out {
+		seconds := 0.0
+		for _, e := range curve {
+			for _, s := range e.Shards {
+				if s.Shard == out[i].Shard {
+					seconds += s.Seconds
+				}
+			}
+		}
+		out[i].Seconds = seconds / float64(len(curve))
+	}
+	return out
+}
+
+// Skew is how much longer the slowest of the shards took than the average one: 1 is even.
+func Skew(shards []Shard) float64 {
 	var sum, most float64
-	for _, k := range e.Shards {
-		sum += k.Seconds
-		most = max(most, k.Seconds)
+	for _, s := range shards {
+		sum += s.Seconds
+		most = max(most, s.Seconds)
 	}
 	if sum == 0 {
 		return 1
 	}
-	return most * float64(len(e.Shards)) / sum
+	return most * float64(len(shards)) / sum
 }
 
 // loss is what epochs are compared by: validation loss, or train loss without a validation split.

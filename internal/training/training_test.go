@@ -124,7 +124,7 @@ func TestATrainingLearnsAndRecordsEverything(t *testing.T) {
 	}
 	for i, e := range curve {
 		if e.Epoch != i+1 || e.Train().Rows != 640 || len(e.Shards) != 2 || e.Shards[1].Shard != 1 || e.Shards[1].Packs != 5 ||
-			e.Validation == nil || e.Validation.Rows != 128 || e.RowsPerSecond() <= 0 || e.Skew() < 1 || e.Recorded.IsZero() {
+			e.Validation == nil || e.Validation.Rows != 128 || e.RowsPerSecond() <= 0 || training.Skew(e.Shards) < 1 || e.Recorded.IsZero() {
 			t.Errorf("epoch %+v", e)
 		}
 	}

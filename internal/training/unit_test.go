@@ -61,10 +61,10 @@ func TestAnEpochsFigures(t *testing.T) {
 	if diff := cmp.Diff(Sums{Rows: 40, Loss: 8, Correct: 38}, e.Train()); diff != "" {
 		t.Error(diff)
 	}
-	if e.RowsPerSecond() != 10 || e.Skew() != 1.5 || e.Train().MeanLoss() != 0.2 || e.Train().Accuracy() != 0.95 {
-		t.Errorf("rows per second %v, skew %v, loss %v, accuracy %v", e.RowsPerSecond(), e.Skew(), e.Train().MeanLoss(), e.Train().Accuracy())
+	if e.RowsPerSecond() != 10 || Skew(e.Shards) != 1.5 || e.Train().MeanLoss() != 0.2 || e.Train().Accuracy() != 0.95 {
+		t.Errorf("rows per second %v, skew %v, loss %v, accuracy %v", e.RowsPerSecond(), Skew(e.Shards), e.Train().MeanLoss(), e.Train().Accuracy())
 	}
-	if none := (Epoch{}); none.RowsPerSecond() != 0 || none.Skew() != 1 || none.Train().MeanLoss() != 0 || none.Train().Accuracy() != 0 {
+	if none := (Epoch{}); none.RowsPerSecond() != 0 || Skew(none.Shards) != 1 || none.Train().MeanLoss() != 0 || none.Train().Accuracy() != 0 {
 		t.Error("an empty epoch divides by zero")
 	}
 }
@@ -106,6 +106,21 @@ func TestASpecIsJSONWithAndWithoutItsBrace(t *testing.T) {
 	whole["epoch"], whole["shard"] = 4.0, 1.0
 	if diff := cmp.Diff(whole, opened); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestThePlacementIsTheLastEpochsAtTheAveragePace(t *testing.T) {
+	t.Parallel()
+	shard := func(n, process int, seconds float64) Shard {
+		return Shard{Sums: Sums{Rows: 10}, Shard: n, Packs: 2, Process: process, Seconds: seconds}
+	}
+	got := Placement([]Epoch{{Shards: []Shard{shard(0, 7, 2), shard(1, 8, 4)}}, {Shards: []Shard{shard(0, 9, 4), shard(1, 8, 8)}}})
+	if diff := cmp.Diff([]Shard{shard(0, 9, 3), shard(1, 8, 6)}, got); diff != "" || Placement(nil) != nil {
+		t.Error(diff)
+	}
+	segment := 3
+	if a, b := got[0].Place(), (Shard{Segment: &segment}).Place(); a != "session 9" || b != "segment 3" || got[1].RowsPerSecond() != 10.0/6 {
+		t.Errorf("places %q and %q, %v rows a second", a, b, got[1].RowsPerSecond())
 	}
 }
 

@@ -32,8 +32,9 @@ func (e *evaluator) page(r *result, candidate inference.Model, champ *champion, 
 		point.TrainLoss, point.TrainScore = means(&train, r.Candidate.Task)
 		point.ValidationLoss, point.ValidationScore = means(epoch.Validation, r.Candidate.Task)
 		p.Curve = append(p.Curve, point)
-		p.Placement = placement(epoch.Shards)
 	}
+	shards := training.Placement(o.epochs)
+	p.Placement, p.Skew = placement(shards), training.Skew(shards)
 	mistakes, err := pictured(data, r.Candidate.Worst, examples)
 	if err != nil {
 		return p, err
@@ -62,11 +63,7 @@ func means(s *training.Sums, task evaluation.Task) (loss, score float64) {
 func placement(shards []training.Shard) []report.Shard {
 	var out []report.Shard
 	for _, s := range shards {
-		row := report.Shard{Shard: s.Shard, Rows: s.Rows, Packs: int64(s.Packs), Seconds: s.Seconds}
-		if s.Seconds > 0 {
-			row.RowsPerSec = float64(s.Rows) / s.Seconds
-		}
-		out = append(out, row)
+		out = append(out, report.Shard{Shard: s.Shard, Place: s.Place(), Rows: s.Rows, Packs: int64(s.Packs), Seconds: s.Seconds, RowsPerSec: s.RowsPerSecond()})
 	}
 	return out
 }

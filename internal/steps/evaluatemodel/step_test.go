@@ -223,7 +223,7 @@ func TestAFirstModelIsHeldToTheAppsGate(t *testing.T) {
 	if !bytes.Equal(page, r.page) {
 		t.Error("the stored report is not the step's")
 	}
-	for _, text := range []string{"toy <small>version 2", "Learning curve", "epoch 2 kept", "learning_rate", "0.02", "1.24.2", "p(yes)", toyDigest, "4,096", "8192"} {
+	for _, text := range []string{"toy <small>version 2", "Learning curve", "epoch 2 kept", "learning_rate", "0.02", "1.24.2", "p(yes)", toyDigest, "4,096", "13653"} {
 		if !strings.Contains(string(page), text) {
 			t.Errorf("the report lacks %q", text)
 		}

@@ -170,7 +170,7 @@ func (r *record) points(epochs ...training.Epoch) (points []registry.Metric) {
 		add("loss", train.MeanLoss())
 		add("rows_per_second", e.RowsPerSecond())
 		add("epoch_seconds", e.Seconds)
-		add("shard_skew", e.Skew())
+		add("shard_skew", training.Skew(e.Shards))
 		if e.Validation != nil {
 			add("validation_loss", e.Validation.MeanLoss())
 		}
@@ -253,8 +253,16 @@ func (r *record) describe(ctx context.Context, model training.Model) error {
 			return err
 		}
 	}
+	placement := training.Placement(r.curve)
+	text, err := json.MarshalIndent(placement, "", " ")
+	if err != nil {
+		return fmt.Errorf("write the placement: %w", err)
+	}
+	if err := r.models.UploadArtifact(ctx, r.run, "placement.json", text); err != nil {
+		return err
+	}
 	var rows []string
-	for _, s := range r.curve[0].Shards {
+	for _, s := range placement {
 		rows = append(rows, strconv.FormatInt(s.Rows, 10))
 	}
 	// Tags, not parameters: what a resumed training sees may be newer than what the first one saw.

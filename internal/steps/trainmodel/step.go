@@ -56,7 +56,9 @@ func Spec() step.Spec {
 			"A registered model belongs to one tenant: the schema and database that first trained it, which its tag `insitu.tenant` names. " +
 			"The step refuses another tenant's before it trains; `--model-name` gives yours a name of its own.\n\n" +
 			"The learning curve goes to MLflow epoch by epoch: `loss`, `accuracy`, `validation_loss`, `validation_accuracy`, `rows_per_second`, `epoch_seconds`, `shard_skew`. " +
-			"A point that MLflow does not take is sent again at the end.",
+			"A point that MLflow does not take is sent again at the end. " +
+			"Where each shard was trained (its segment, or its session), its rows, packs and pace are in the log, in the run's artifact `placement.json` and in the report of evaluate-model. " +
+			"On Greenplum a shard that was trained on the coordinator is an error.",
 		Flags: flags,
 		Outputs: []step.Output{
 			{Name: "model-name", Usage: "registered model"},
@@ -147,12 +149,21 @@ func (o outcome) write(in *step.Input, p plan, curve []training.Epoch) {
 	if !o.created {
 		reason = fmt.Sprintf("same data, code and parameters as version %d", o.version.Version)
 	}
+	if p.start != "" {
+		reason += "; started from " + p.start
+	}
 	accuracy := ""
 	for _, e := range curve {
 		if e.Epoch == o.model.Epoch && e.Validation != nil && p.accuracy() {
 			accuracy = strconv.FormatFloat(e.Validation.Accuracy(), 'g', 6, 64)
 		}
 	}
+	placement := training.Placement(curve)
+	for _, s := range placement {
+		in.Log.Info("shard", zap.Int("shard", s.Shard), zap.String("place", s.Place()), zap.Int64("rows", s.Rows), zap.Int("packs", s.Packs),
+			zap.Float64("seconds", s.Seconds), zap.Float64("rows_per_second", s.RowsPerSecond()))
+	}
+	in.Log.Info("placement", zap.Int("shards", len(placement)), zap.Float64("skew", training.Skew(placement)))
 	in.Log.Info("model", zap.String("model", o.version.Name), zap.Int("version", o.version.Version), zap.Bool("trained", o.created), zap.String("reason", reason))
 	in.Output("model-name", o.version.Name)
 	in.Output("model-version", strconv.Itoa(o.version.Version))

@@ -18,6 +18,7 @@ import (
 	"github.com/insitu-ml/insitu/internal/registry/registrytest"
 	"github.com/insitu-ml/insitu/internal/step/steptest"
 	"github.com/insitu-ml/insitu/internal/steps/trainmodel"
+	"github.com/insitu-ml/insitu/internal/training"
 	"github.com/insitu-ml/insitu/internal/training/trainingtest"
 )
 
@@ -91,9 +92,9 @@ func TestAModelIsTrainedAndRegisteredOnce(t *testing.T) {
 	onnx := version.Tags["insitu.onnx-digest"]
 	tags := map[string]string{
 		"insitu.job": job, "insitu.code-digest": f.App.Digest, "insitu.dataset-digest": f.Dataset.Digest, "insitu.onnx-digest": onnx, "git_sha": "abc",
-		"insitu.tenant": tenant(t, f),
+		"insitu.rows-digest": version.Tags["insitu.rows-digest"], "insitu.tenant": tenant(t, f),
 	}
-	if diff := cmp.Diff(tags, version.Tags); diff != "" || len(onnx) != 64 {
+	if diff := cmp.Diff(tags, version.Tags); diff != "" || len(onnx) != 64 || len(tags["insitu.rows-digest"]) != 64 {
 		t.Errorf("version tags: %s", diff)
 	}
 	kept := s.Runs()[0]
@@ -111,6 +112,21 @@ func TestAModelIsTrainedAndRegisteredOnce(t *testing.T) {
 	err := json.Unmarshal(s.Artifacts()["1/run1/artifacts/model/insitu.json"], &details)
 	if err != nil || details.Task != "classification" || len(details.Classes) != 3 {
 		t.Errorf("insitu.json %+v, error %v", details, err)
+	}
+
+	var placement []training.Shard
+	err = json.Unmarshal(s.Artifacts()["1/run1/artifacts/placement.json"], &placement)
+	if err != nil || len(placement) != 2 || placement[1].Shard != 1 || placement[1].Rows != 320 || placement[1].Packs != 5 || placement[0].Process == placement[1].Process || placement[0].RowsPerSecond() <= 0 {
+		t.Errorf("placement %+v, error %v", placement, err)
+	}
+	places := map[string]any{}
+	for _, line := range r.Log {
+		if line["msg"] == "shard" {
+			places[fmt.Sprint(line["shard"])] = line["place"]
+		}
+	}
+	if diff := cmp.Diff(map[string]any{"0": placement[0].Place(), "1": placement[1].Place()}, places); diff != "" {
+		t.Errorf("places in the log: %s", diff)
 	}
 
 	// Nothing changed: nothing is trained or written.
@@ -131,6 +147,108 @@ func TestAModelIsTrainedAndRegisteredOnce(t *testing.T) {
 	other := run(t, f, s.URL, map[string]string{"epochs": "1"})
 	if other.Code != 0 || other.Outputs["model-version"] != "2" || other.Outputs["trained"] != "true" {
 		t.Errorf("third run: exit %d, outputs %v", other.Code, other.Outputs)
+	}
+}
+
+func TestOneChangedRowIsAnotherTraining(t *testing.T) {
+	t.Parallel()
+	config, schema := trainingtest.Server(t)
+	f, s := trainingtest.New(t, config, schema, 2), registrytest.New(t)
+	exec := func(sql string) {
+		t.Helper()
+		if _, err := f.Connect(t).Exec(t.Context(), strings.ReplaceAll(sql, "packs", f.Dataset.Table)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	flip := func(split string) {
+		t.Helper()
+		exec("update packs set data = set_byte(data, 5, get_byte(data, 5) # 1) where id = (select min(id) from packs where split = '" + split + "')")
+	}
+	var jobs []string
+	for _, step := range []struct {
+		name    string
+		change  func()
+		trained string
+	}{
+		{"the first time", func() {}, "true"},
+		{"the same rows, which lie in another order", func() {
+			exec("create table other as select * from packs order by id desc; truncate packs; insert into packs select * from other")
+		}, "false"},
+		{"a test row, which training does not read", func() { flip("test") }, "false"},
+		{"one bit of a train row", func() { flip("train") }, "true"},
+		{"one bit of a validation row", func() { flip("validation") }, "true"},
+		{"a label", func() {
+			exec("update packs set labels = set_byte(labels, 0, (get_byte(labels, 0) + 1) % 3) where split = 'train' and id = 1")
+		}, "true"},
+		{"back again", func() { flip("validation") }, "true"}, // the label is still another one
+		{"nothing", func() {}, "false"},
+	} {
+		step.change()
+		r := run(t, f, s.URL, map[string]string{"epochs": "1"})
+		if r.Code != 0 || r.Outputs["trained"] != step.trained {
+			t.Errorf("%s: exit %d, trained %q, %s\n%s", step.name, r.Code, r.Outputs["trained"], r.Outputs["reason"], r.Message)
+		}
+		jobs = append(jobs, r.Outputs["job"])
+	}
+	if jobs[0] != jobs[2] || jobs[0] == jobs[3] || jobs[6] != jobs[7] {
+		t.Errorf("jobs %v", jobs)
+	}
+}
+
+func TestAWarmStartGoesOnFromARegisteredVersion(t *testing.T) {
+	t.Parallel()
+	config, schema := trainingtest.Server(t)
+	f, s := trainingtest.New(t, config, schema, 2), registrytest.New(t)
+	train := func(flags map[string]string) steptest.Result {
+		t.Helper()
+		r := run(t, f, s.URL, flags)
+		if r.Code != 0 {
+			t.Fatalf("exit %d\n%s", r.Code, r.Message)
+		}
+		return r
+	}
+	state := func(query, job string) (text string) {
+		t.Helper()
+		if err := f.Connect(t).QueryRow(t.Context(), "select md5(state) from "+query, job).Scan(&text); err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	cold := train(map[string]string{"epochs": "2", "warm-start": "staging"})
+	if !strings.Contains(cold.Outputs["reason"], `started from nothing: no version of model "blobs_softmax" holds the alias "staging" yet`) {
+		t.Errorf("reason %q", cold.Outputs["reason"])
+	}
+	warm := train(map[string]string{"epochs": "1", "warm-start": "1"})
+	if got, want := state("checkpoints where epoch = 0 and job = $1", warm.Outputs["job"]), state("models where job = $1", cold.Outputs["job"]); got != want || !strings.Contains(warm.Outputs["reason"], `started from version 1 of model "blobs_softmax"`) {
+		t.Errorf("epoch 0 is %s, the model it starts from %s; reason %q", got, want, warm.Outputs["reason"])
+	}
+	if again := train(map[string]string{"epochs": "1", "warm-start": "1"}); again.Outputs["trained"] != "false" || again.Outputs["job"] != warm.Outputs["job"] {
+		t.Errorf("again: %v", again.Outputs)
+	}
+
+	// The alias moves on to what was trained from its holder: that is no reason to train once more.
+	alias := func(version int) {
+		client, err := registry.New(registry.Config{URI: s.URL})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := client.SetAlias(t.Context(), "blobs_softmax", "staging", version); err != nil {
+			t.Fatal(err)
+		}
+	}
+	alias(2)
+	if again := train(map[string]string{"epochs": "1", "warm-start": "staging"}); again.Outputs["trained"] != "false" || again.Outputs["model-version"] != "2" {
+		t.Errorf("after the promotion: %v", again.Outputs)
+	}
+	alias(1)
+	if again := train(map[string]string{"epochs": "1", "warm-start": "staging"}); again.Outputs["trained"] != "false" || again.Outputs["model-version"] != "2" {
+		t.Errorf("from version 1 by its alias: %v", again.Outputs)
+	}
+
+	for flag, want := range map[string]string{"99": "model \"blobs_softmax\" has no such version"} {
+		if r := run(t, f, s.URL, map[string]string{"warm-start": flag}); r.Code != 2 || !strings.Contains(r.Message, want) {
+			t.Errorf("--warm-start=%s: exit %d, message %s", flag, r.Code, r.Message)
+		}
 	}
 }
 
@@ -317,7 +435,7 @@ func TestAStepThatDiedAtAnyCallLeavesOneVersion(t *testing.T) {
 		r := run(t, f, s.URL, flags)
 		versions, runs := s.Versions(), s.Runs()
 		if r.Code != 0 || len(versions) != 1 || len(runs) != 1 || runs[0].Status != registry.Finished || versions[0].RunID != r.Outputs["run-id"] ||
-			len(s.Artifacts()) != 6 || runs[0].Metrics["validation_accuracy/1"] == 0 || runs[0].Tags["insitu.shard-rows"] != "320" {
+			len(s.Artifacts()) != 7 || runs[0].Metrics["validation_accuracy/1"] == 0 || runs[0].Tags["insitu.shard-rows"] != "320" {
 			t.Errorf("died at call %d: exit %d, versions %+v, runs %+v", n, r.Code, versions, runs)
 		}
 		if died.Code == 0 {
