@@ -114,10 +114,22 @@ func (m Model) changeset() (changelog.Changeset, error) {
 	}
 	where := fmt.Sprintf("where version = %d and name =\n%s", m.Version, name)
 	return changelog.Changeset{
-		ID:      fmt.Sprintf("model-%s-%d-%.12s", changelog.Slug(m.Name), m.Version, m.Digest),
+		ID:      fmt.Sprintf("model-%s-%d-%.12s", changelog.Slug(m.Name), m.Version, m.made()),
 		Comment: fmt.Sprintf("model %s version %d, SHA-256 %s", m.Name, m.Version, m.Digest),
 		SQL: fmt.Sprintf("insert into models (name, version, digest, manifest, metrics)\nselect\n%s,\n%d, '%s',\ncast(%s\nas json), cast(%s\nas json)\nwhere not exists (select 1 from models %s);",
 			name, m.Version, m.Digest, manifest, metrics, where),
 		Rollback: "delete from activations " + where + ";\ndelete from models " + where + ";",
 	}, nil
+}
+
+// made names what the model was made of, rows, code and parameters: the job that insitu.json tells, wherever it was read.
+// A manifest without one leaves the result itself, the file's digest.
+func (m Model) made() string {
+	var details struct {
+		Job string `json:"job"`
+	}
+	if json.Unmarshal([]byte(m.Manifest), &details) == nil && details.Job != "" {
+		return details.Job
+	}
+	return m.Digest
 }
