@@ -69,8 +69,11 @@ revoke all on function export_model(text, text, text, bytea) from public;
 create or replace function predict_onnx(model bytea, digest text, data bytea, n int) returns bytea language plpython3u stable
 set search_path from current as $python$
 if "predict_onnx" not in GD:
-    newest = plpy.execute("select digest, load_release(digest, bundle) from releases order by ordinal desc limit 1")
-    GD["predict_onnx"] = GD[newest[0]["digest"]].predict_onnx if newest else plpy.error("no release is deployed in this schema; run deploy-training-code")
+    newest = plpy.execute("select digest, bundle from releases order by ordinal desc limit 1")
+    if not newest:
+        plpy.error("no release is deployed in this schema; run deploy-training-code")
+    plpy.execute(plpy.prepare("select load_release($1, $2)", ["text", "text"]), [newest[0]["digest"], newest[0]["bundle"]])
+    GD["predict_onnx"] = GD[newest[0]["digest"]].predict_onnx
 return GD["predict_onnx"](model, digest, data, n)
 $python$;
 comment on function predict_onnx(bytea, text, bytea, int) is

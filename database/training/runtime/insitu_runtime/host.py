@@ -29,9 +29,8 @@ class Host:
         self.models = onnxmodel.Models()
         self.noticed = time.monotonic()
         version = database.execute("select version() as version")[0]["version"].lower()
-        # -1 is Greenplum's coordinator.
-        segment = "gp_execution_segment()" if "greenplum" in version or "cloudberry" in version else "null::int"
-        self.where = WHERE % segment
+        self.distributed = "greenplum" in version or "cloudberry" in version
+        self.where = WHERE % ("gp_execution_segment()" if self.distributed else "null::int")  # -1 is the coordinator
 
     def init_state(self, spec):
         return self.learning.state(self.learning.new(learning.parse_spec(spec)))
@@ -97,7 +96,7 @@ class Host:
     def run_training_task(self, options):
         from . import task
 
-        return json.dumps(task.run(self.database, json.loads(options)))
+        return json.dumps(task.run(self.database, json.loads(options), self.distributed))
 
     def find(self, token, make):
         """The running work of a token; the first pack of a group (token null) starts one.

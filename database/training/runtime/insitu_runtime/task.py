@@ -42,12 +42,13 @@ FINGERPRINT = """
 select fingerprint(convert_to(string_agg(split || ' ' || id || ' ' || n || ' ' || fingerprint(labels, data), ',' order by id), 'UTF8'), ''::bytea) as digest
 from {packs} where split in ('train', 'validation') and shard = $1"""
 
+# {group} holds the distribution key, where there is one: the packs stay on their segment.
 FIT = """
 select (r).state, (r).rows, (r).metrics from (
-  select shard, fit($1, case when id = head then (select bundle from releases where ordinal = $2) end, case when id = head then $3 end,
+  select {group}, fit($1, case when id = head then (select bundle from releases where ordinal = $2) end, case when id = head then $3 end,
     case when id = head then (select state from checkpoints where job = $4 and epoch = $5) end, labels, data order by id) r
   from {packs}, (select min(id) as head from {packs} where split = 'train' and shard = $6) first
-  where split = 'train' and shard = $6 group by shard) q"""
+  where split = 'train' and shard = $6 group by {group}) q"""
 
 MERGE = """
 select merge_states($1, (select bundle from releases where ordinal = $2), $3, $4, $5) as state"""
@@ -56,13 +57,13 @@ SCORE = """
 select score($1, case when id = head then (select bundle from releases where ordinal = $2) end, case when id = head then $3 end,
   case when id = head then $4 end, labels, data order by id) as sums
 from {packs}, (select min(id) as head from {packs} where split = 'validation' and shard = $5) first
-where split = 'validation' and shard = $5 group by shard"""
+where split = 'validation' and shard = $5 group by {group}"""
 
 RECORD = """
 insert into checkpoints (job, epoch, state, metrics) select $1, $2, $3, $4::json"""
 
 
-def run(database, options):
+def run(database, options, distributed=False):
     """Trains, or finds the result of the same training; returns what run_training_task returns."""
     options = check(options)
     release = one(database, RELEASE, ["text"], [options.get("app")])
@@ -83,7 +84,7 @@ def run(database, options):
     }  # fmt: skip
     if "start" in options:
         spec["start"] = options["start"]
-    job = Job(database, release, dataset, spec)
+    job = Job(database, release, dataset, spec, distributed)
     trained = not job.done()
     if trained:
         job.begin()
@@ -138,11 +139,12 @@ def data_of(manifest):
 class Job(driver.Trainer):
     """One training in the tables of the schema."""
 
-    def __init__(self, database, release, dataset, spec):
+    def __init__(self, database, release, dataset, spec, distributed=False):
         self.database, self.release, self.dataset, self.spec = database, release, dataset, spec
         self.id = parameters.job_id(release["digest"], dataset["digest"], spec["rows"], spec["parameters"], spec["seed"], spec.get("start"))
         place = one(database, PLACE, ["text"], [dataset["pack_table"]])
         self.packs = place["packs"]
+        self.names = {"packs": self.packs, "group": "place, shard" if distributed else "shard"}
         self.lock(place["schema"])
 
     def lock(self, schema):
@@ -177,14 +179,14 @@ class Job(driver.Trainer):
 
     def fit(self, epoch, shard):
         types = ["text", "int", "text", "text", "int", "int"]
-        part = one(self.database, FIT.format(packs=self.packs), types, [*self.code(epoch=epoch, shard=shard), self.id, epoch - 1, shard])
+        part = one(self.database, FIT.format(**self.names), types, [*self.code(epoch=epoch, shard=shard), self.id, epoch - 1, shard])
         return part and (part["state"], part["rows"], json.loads(part["metrics"]))
 
     def merge(self, states, rows):
         return one(self.database, MERGE, ["text", "int", "text", "bytea[]", "bigint[]"], [*self.code(), states, rows])["state"]
 
     def score(self, state, shard):
-        row = one(self.database, SCORE.format(packs=self.packs), ["text", "int", "text", "bytea", "int"], [*self.code(), state, shard])
+        row = one(self.database, SCORE.format(**self.names), ["text", "int", "text", "bytea", "int"], [*self.code(), state, shard])
         return row and json.loads(row["sums"])
 
     def record(self, epoch, state, metrics):
