@@ -29,4 +29,24 @@ packages=("$@")
 [ $# -gt 0 ] || packages=(./...)
 go=0
 CGO_ENABLED=0 gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg -- -timeout 40m "${packages[@]}" || go=$?
-[ "$python" = 0 ] && [ "$go" = 0 ]
+
+# The same tests once more where the training database is Greenplum.
+greenplum=0
+if [ -n "${INSITU_TEST_GREENPLUM_URL:-}" ]; then
+  bindings=$state/greenplum-bindings
+  cp -rp "$INSITU_TEST_BINDINGS" "$bindings"
+  python3 - "$bindings/training-db" <<'PY'
+import os, pathlib, sys, urllib.parse as u
+url = u.urlsplit(os.environ["INSITU_TEST_GREENPLUM_URL"])
+mode = u.parse_qs(url.query).get("sslmode", ["prefer"])[0]
+files = {"host": url.hostname, "port": str(url.port or 5432), "database": url.path.strip("/"), "username": u.unquote(url.username or ""), "password": u.unquote(url.password or ""), "sslmode": mode}
+for name, value in files.items():
+    (pathlib.Path(sys.argv[1]) / name).write_text(value)
+PY
+  echo "test: go test, the packages that use the training database, on Greenplum"
+  INSITU_TEST_BINDINGS=$bindings CGO_ENABLED=0 gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg -- -count=1 -timeout 40m \
+    ./internal/postgres ./internal/dataset ./internal/training ./internal/steps/... ./test/pipeline || greenplum=$?
+else
+  echo "test: not on Greenplum: INSITU_TEST_GREENPLUM_URL is not set"
+fi
+[ "$python" = 0 ] && [ "$go" = 0 ] && [ "$greenplum" = 0 ]

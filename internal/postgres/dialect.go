@@ -11,19 +11,13 @@ type Dialect struct {
 	// Distributed says that rows lie on segments: tables say where, one statement works on all segments at once,
 	// and a function that runs on one cannot query tables that are distributed.
 	Distributed bool
-	// Settings are made when a session begins; a server that does not know one refuses nothing.
-	Settings map[string]string
 }
 
 // DialectOf reads a server's version() text.
 func DialectOf(version string) Dialect {
 	d := Dialect{Name: "postgresql", Version: version}
-	switch text := strings.ToLower(version); {
-	case strings.Contains(text, "greenplum"), strings.Contains(text, "cloudberry"):
+	if text := strings.ToLower(version); strings.Contains(text, "greenplum") || strings.Contains(text, "cloudberry") {
 		d.Name, d.Distributed = "greenplum", true
-	default:
-		// A killed client must not leave its statement running (PostgreSQL 14 and later).
-		d.Settings = map[string]string{"client_connection_check_interval": "1s"}
 	}
 	return d
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"regexp"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -42,13 +43,26 @@ func Wrap(err error, doing string) error {
 		}
 		return wrapped
 	}
-	text := fmt.Sprintf("%s: %s (SQLSTATE %s)", doing, pg.Message, pg.Code)
-	for _, more := range []string{pg.Detail, pg.Hint, pg.Where} {
+	message, address := cutAddress(pg.Message)
+	text := fmt.Sprintf("%s: %s (SQLSTATE %s)", doing, message, pg.Code)
+	for _, more := range []string{pg.Detail, pg.Hint, pg.Where, address} {
 		if more != "" {
 			text += "\n  " + strings.ReplaceAll(more, "\n", "\n  ")
 		}
 	}
 	return classify(&serverError{text: text, err: err}, pg.Code)
+}
+
+// addressed is what Greenplum adds to a message: " (plpy_elog.c:114)  (seg1 slice1 10.0.0.1:6001 pid=7) (plpy_elog.c:114)" or parts of it.
+var addressed = regexp.MustCompile(`(?: +\((?:seg\d+ [^()]* pid=\d+|\w+\.c:\d+)\))+$`)
+
+// cutAddress takes it off: the same error has the same text wherever and whenever it happens.
+func cutAddress(message string) (text, address string) {
+	at := addressed.FindStringIndex(message)
+	if at == nil {
+		return message, ""
+	}
+	return message[:at[0]], "at " + strings.TrimSpace(message[at[0]:])
 }
 
 // lost tells whether the connection ended without a word of the server, during a statement or before it was sent.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/insitu-ml/insitu/internal/fault"
 	"github.com/insitu-ml/insitu/internal/postgres"
@@ -101,4 +102,18 @@ func cuttable(t *testing.T, address string) (port int, cut func()) {
 	}()
 	t.Cleanup(func() { _, _ = l.Close(), there.Close() })
 	return l.Addr().(*net.TCPAddr).Port, func() { close(stop) }
+}
+
+func TestGreenplumsAddressIsNoPartOfTheMessage(t *testing.T) {
+	t.Parallel()
+	for message, want := range map[string]string{
+		"division by zero":                                                  "divide: division by zero (SQLSTATE 22012)",
+		"a word  (segment of one)":                                          "divide: a word  (segment of one) (SQLSTATE 22012)",
+		"division by zero  (seg1 slice1 10.0.0.1:6001 pid=7)":               "divide: division by zero (SQLSTATE 22012)\n  at (seg1 slice1 10.0.0.1:6001 pid=7)",
+		"boom (plpy_elog.c:114)  (seg1 10.0.0.1:6 pid=7) (plpy_elog.c:114)": "divide: boom (SQLSTATE 22012)\n  at (plpy_elog.c:114)  (seg1 10.0.0.1:6 pid=7) (plpy_elog.c:114)",
+	} {
+		if got := postgres.Wrap(&pgconn.PgError{Code: "22012", Message: message}, "divide").Error(); got != want {
+			t.Errorf("%q: got %q, want %q", message, got, want)
+		}
+	}
 }

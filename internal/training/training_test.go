@@ -141,6 +141,38 @@ func TestATrainingLearnsAndRecordsEverything(t *testing.T) {
 	}
 }
 
+func TestEachShardIsTrainedWhereItsRowsLie(t *testing.T) {
+	t.Parallel()
+	config, schema := trainingtest.Server(t)
+	f := trainingtest.New(t, config, schema, 2)
+	var curve []training.Epoch
+	if _, err := train(t.Context(), f, job(t, f, 1, map[string]any{"epochs": 1}), training.Options{Epoch: func(e training.Epoch, _ bool) { curve = append(curve, e) }}); err != nil {
+		t.Fatal(err)
+	}
+	c := f.Connect(t)
+	places := map[string]bool{}
+	for _, s := range curve[0].Shards {
+		places[s.Place()] = true
+		if !c.Dialect.Distributed {
+			if s.Segment != nil || s.Process == 0 {
+				t.Errorf("shard %+v: expected a process and no segment", s)
+			}
+			continue
+		}
+		var lowest, highest int
+		err := c.QueryRow(t.Context(), "select min(gp_segment_id), max(gp_segment_id) from "+postgres.Ident(f.Dataset.Table)+" where shard = $1", s.Shard).Scan(&lowest, &highest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Segment == nil || *s.Segment != lowest || lowest != highest {
+			t.Errorf("shard %d was trained at %s, its packs lie on the segments %d to %d", s.Shard, s.Place(), lowest, highest)
+		}
+	}
+	if len(places) != 2 { // two segments at least, or two sessions
+		t.Errorf("places %v", places)
+	}
+}
+
 func TestOneSQLCallLeavesTheSameRows(t *testing.T) {
 	t.Parallel()
 	config, schema := trainingtest.Server(t)
