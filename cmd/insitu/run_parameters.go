@@ -139,19 +139,31 @@ func sourceURL(source string) (string, error) {
 	return (&url.URL{Scheme: "file", OmitHost: true, Path: abs}).String(), nil
 }
 
-// checkHyperParameters compares the JSON object "parameters", and "epochs" beside it, with what the ML app declares.
+// checkHyperParameters compares the JSON objects "parameters" and "sweep", and "epochs" beside them, with what the ML app declares.
 func checkHyperParameters(w *localrun.Workflow, m *mlapp.Manifest) error {
-	given := map[string]any{}
-	if text := w.Value("parameters"); text != "" {
-		decoder := json.NewDecoder(strings.NewReader(text))
-		decoder.UseNumber()
-		if err := decoder.Decode(&given); err != nil {
-			return fault.AsConfiguration(fmt.Errorf("parameter %q: %w", "parameters", err))
-		}
+	given, err := object(w, "parameters")
+	sweep, sweepErr := object(w, "sweep")
+	if err := errors.Join(err, sweepErr); err != nil {
+		return fault.AsConfiguration(err)
 	}
 	if epochs := w.Value("epochs"); epochs != "" {
 		given["epochs"] = json.Number(epochs)
 	}
-	_, err := m.Resolve(given)
+	_, err = m.Candidates(given, sweep)
 	return err
+}
+
+// object reads a parameter that is a JSON object; it has no members when it is empty.
+func object(w *localrun.Workflow, parameter string) (map[string]any, error) {
+	out := map[string]any{}
+	text := w.Value(parameter)
+	if text == "" {
+		return out, nil
+	}
+	decoder := json.NewDecoder(strings.NewReader(text))
+	decoder.UseNumber()
+	if err := decoder.Decode(&out); err != nil {
+		return nil, fmt.Errorf("parameter %q: %w", parameter, err)
+	}
+	return out, nil
 }

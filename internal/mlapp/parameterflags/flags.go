@@ -1,7 +1,8 @@
 // Package parameterflags declares the flags for an ML app's hyper-parameters once, and checks them against the app.
 //
 // train-model uses them. The two steps before it, which change the database, take them too: a run with parameters
-// that the app does not have must end before anything has changed.
+// that the app does not have must end before anything has changed. They also take a sweep: values to try, of which
+// train-model sees one combination at a time.
 package parameterflags
 
 import (
@@ -20,10 +21,11 @@ func Flags() []step.Flag {
 		"hyper-parameters as a JSON object; those left out have the ML app's defaults")
 }
 
-// CheckedFlags are the same, for a step that refuses what train-model would refuse and has no other use for them.
+// CheckedFlags are the same and the sweep, for a step that refuses what train-model would refuse.
 func CheckedFlags() []step.Flag {
 	const purpose = ": only checked against the ML app, before anything changes"
-	return flags("as for train-model"+purpose, "as for train-model"+purpose)
+	return append(flags("as for train-model"+purpose, "as for train-model"+purpose),
+		step.Flag{Name: "sweep", Usage: "hyper-parameters to try, as a JSON object from name to list of values: a candidate for each combination, at most 64", Kind: step.JSON})
 }
 
 func flags(epochs, parameters string) []step.Flag {
@@ -34,26 +36,34 @@ func flags(epochs, parameters string) []step.Flag {
 	}
 }
 
-// Resolve adds --epochs to --parameters, checks them against the app's declaration and adds the defaults of the others.
-func Resolve(in *step.Input, m *mlapp.Manifest) (map[string]any, error) {
-	given := maps.Clone(in.JSON("parameters"))
-	if given == nil {
-		given = map[string]any{}
+// given is --parameters with --epochs.
+func given(in *step.Input) (map[string]any, error) {
+	parameters := maps.Clone(in.JSON("parameters"))
+	if parameters == nil {
+		parameters = map[string]any{}
 	}
-	var problem error
-	if in.IsSet("epochs") {
-		epochs := in.Int("epochs")
-		if other, twice := given["epochs"]; twice && fmt.Sprint(other) != fmt.Sprint(epochs) {
-			problem = fmt.Errorf("--epochs is %d and --parameters says %v, expected one of them", epochs, other)
-		}
-		given["epochs"] = epochs
+	if !in.IsSet("epochs") {
+		return parameters, nil
 	}
-	parameters, err := m.Resolve(given)
-	return parameters, errors.Join(problem, err)
+	epochs, other := in.Int("epochs"), parameters["epochs"]
+	parameters["epochs"] = epochs
+	if other != nil && fmt.Sprint(other) != fmt.Sprint(epochs) {
+		return parameters, fmt.Errorf("--epochs is %d and --parameters says %v, expected one of them", epochs, other)
+	}
+	return parameters, nil
 }
 
-// Check says what is wrong with the parameters, nil for nothing.
-func Check(in *step.Input, m *mlapp.Manifest) error {
-	_, err := Resolve(in, m)
-	return fault.AsConfiguration(err)
+// Resolve adds --epochs to --parameters, checks them against the app's declaration and adds the defaults of the others.
+func Resolve(in *step.Input, m *mlapp.Manifest) (map[string]any, error) {
+	parameters, problem := given(in)
+	resolved, err := m.Resolve(parameters)
+	return resolved, errors.Join(problem, err)
+}
+
+// Candidates are the --parameters of every training that a step with CheckedFlags is asked for: one, unless there is
+// a sweep. What is wrong with them is a configuration fault.
+func Candidates(in *step.Input, m *mlapp.Manifest) ([]map[string]any, error) {
+	parameters, problem := given(in)
+	candidates, err := m.Candidates(parameters, in.JSON("sweep"))
+	return candidates, fault.AsConfiguration(errors.Join(problem, err))
 }

@@ -3,7 +3,9 @@ package deploytrainingcode
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 
@@ -42,18 +44,24 @@ func Spec() step.Spec {
 		Description: "Liquibase brings the schema up to date over SQL credentials alone and adds the app's code as a release: one immutable changeset, which stock Liquibase can roll back. " +
 			"Before that, the step checks that the server has PL/Python and the packages it needs, and says what to do if it has not.\n\n" +
 			"Code that the app's last release has already adds nothing. " +
-			"Code that was replaced in the meantime becomes a new release.",
+			"Code that was replaced in the meantime becomes a new release.\n\n" +
+			"`--epochs`, `--parameters` and `--sweep` change nothing of that: they are checked against the app, and the output `candidates` lists the trainings they ask for. " +
+			"Each of its objects holds the given hyper-parameters, one combination of the sweep's values, and always `epochs`.",
 		Flags: flags,
 		Outputs: []step.Output{
 			{Name: "code-digest", Usage: "SHA-256 over the app's files and the Python runtime they run with"},
 			{Name: "release", Usage: "ordinal of the release"},
 			{Name: "changesets-added", Usage: "changesets that were not in the database before"},
 			{Name: "tag", Usage: "tag of the newest changeset"},
+			{Name: "candidates", Usage: "what train-model takes as --parameters, as a JSON list of objects: one, or those of the sweep"},
 			{Name: "changelog", Usage: "Liquibase changelog with everything deployed", File: "changelog.sql"},
 		},
 		Examples: []step.Example{{
 			Text:    "Deploy the app in a directory",
 			Command: "deploy-training-code --app=examples/digits --schema=team-a --git-sha=$(git rev-parse HEAD)",
+		}, {
+			Text:    "List the four candidates of a sweep as well",
+			Command: `deploy-training-code --app=examples/digits --schema=team-a --sweep='{"learning_rate": [0.01, 0.003], "epochs": [5, 10]}'`,
 		}},
 		Run: run,
 	}
@@ -66,9 +74,17 @@ func run(ctx context.Context, in *step.Input) error {
 	if err := in.Validate(changelog.CheckSchema(target.Name), checkTag(sha), app.check()); err != nil {
 		return err
 	}
-	code, err := app.load(ctx, func(m *mlapp.Manifest) error { return parameterflags.Check(in, m) })
+	var candidates []map[string]any
+	code, err := app.load(ctx, func(m *mlapp.Manifest) (err error) {
+		candidates, err = parameterflags.Candidates(in, m)
+		return err
+	})
 	if err != nil {
 		return err
+	}
+	list, err := json.Marshal(candidates)
+	if err != nil {
+		return fmt.Errorf("write the candidates: %w", err)
 	}
 	code.gitSHA = sha
 
@@ -104,6 +120,7 @@ func run(ctx context.Context, in *step.Input) error {
 	in.Output("release", strconv.Itoa(current.ordinal))
 	in.Output("changesets-added", strconv.Itoa(len(added)))
 	in.Output("tag", tag)
+	in.Output("candidates", string(list))
 	in.OutputFile("changelog", text)
 	return nil
 }

@@ -179,7 +179,8 @@ func (u *upload) run(ctx context.Context) (*dataset.Manifest, error) {
 		return nil, err
 	}
 	o := u.optionsFor(app.Manifest)
-	if err := errors.Join(o.Validate(), parameterflags.Check(u.in, &app.Manifest)); err != nil {
+	_, err = parameterflags.Candidates(u.in, &app.Manifest)
+	if err := errors.Join(o.Validate(), err); err != nil {
 		return nil, err
 	}
 	// Wrong credentials come to light before hours of reading.
