@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -177,7 +178,7 @@ func (c *checker) tags(at place, v any, known map[string]bool) {
 		return
 	}
 	err = template.Validate(string(text), func(tag string) error {
-		if tag = strings.TrimSpace(tag); !known[tag] {
+		if tag = strings.TrimSpace(tag); !known[tag] && !(known["item"] && strings.HasPrefix(tag, "item.")) {
 			c.add(fmt.Errorf("%s: {{%s}} has no value there", at, tag))
 		}
 		return nil
@@ -207,6 +208,11 @@ func (c *checker) dag(at place, above []*wfv1.Template) {
 		for _, p := range next.template.Outputs.Parameters {
 			results[i]["tasks."+t.Name+".outputs.parameters."+p.Name] = true
 		}
+		if t.WithParam != "" {
+			c.loop(at, t, next)
+			results[i]["tasks."+t.Name+".outputs.parameters"] = true
+			continue // artifacts of items have no list
+		}
 		for _, a := range next.template.Outputs.Artifacts {
 			results[i]["tasks."+t.Name+".outputs.artifacts."+a.Name] = true
 		}
@@ -218,6 +224,7 @@ func (c *checker) dag(at place, above []*wfv1.Template) {
 				known[tag] = true
 			}
 		}
+		known["item"] = g.tasks[i].WithParam != ""
 		c.tags(at, g.tasks[i], known)
 	}
 	known := c.inputs(at.template)
@@ -237,6 +244,21 @@ func (c *checker) dag(at place, above []*wfv1.Template) {
 		}
 	}
 	c.tags(at, at.template.Outputs, known)
+}
+
+// loop checks a task that runs once for each item of a list.
+func (c *checker) loop(at place, t *wfv1.DAGTask, next place) {
+	field := "dag.tasks[" + t.Name + "]."
+	if next.template.Container == nil {
+		c.add(unsupportedError(at.String(), field+"withParam of a template that is no container"))
+	}
+	item := regexp.MustCompile(`{{=?\s*item\b`)
+	if item.MatchString(t.When) {
+		c.add(unsupportedError(at.String(), field+"when with {{item}}"))
+	}
+	if item.MatchString(t.WithParam) {
+		c.add(fmt.Errorf("%s: %swithParam: {{item}} has no value there", at, field))
+	}
 }
 
 // arguments checks that a task gives its template what it takes, and nothing else.

@@ -337,7 +337,7 @@ func (r *run) saveArtifacts(ctx context.Context, task, dir string, box *sandbox,
 		if !info.Mode().IsRegular() {
 			return nil, fmt.Errorf("artifact %q: %s is no regular file", a.Name, a.Path)
 		}
-		saved := artifact{key: path.Join("artifacts", r.o.Name, task, path.Base(a.Path)), file: filepath.Join(dir, path.Base(a.Path))}
+		saved := artifact{key: path.Join("artifacts", r.o.Name, r.folder(task), path.Base(a.Path)), file: filepath.Join(dir, path.Base(a.Path))}
 		if err := copyFile(saved.file, from); err != nil {
 			return nil, fmt.Errorf("artifact %q: %w", a.Name, err)
 		}

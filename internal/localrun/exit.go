@@ -50,8 +50,12 @@ func (r *run) exit(ctx context.Context, o outcome) {
 	r.mu.Lock()
 	for _, s := range r.steps {
 		if s.Status == Failed || s.Status == Errored {
+			message := failedText(s.ExitCode, s.Message)
+			if s.Items > 0 { // it failed because an item did
+				message = ""
+			}
 			o.failures = append(o.failures, failure{
-				DisplayName: s.Name, Message: failedText(s.ExitCode, s.Message),
+				DisplayName: s.Name, Message: message,
 				TemplateName: s.Command, Phase: string(s.Status), FinishedAt: time.Now().UTC(),
 			})
 		}

@@ -56,6 +56,7 @@ type Store interface {
 // Event is one thing that happened to a task. Of the last four fields, one is set.
 type Event struct {
 	Task    string
+	Of      string         // the task that this is an item of; "" for others
 	Status  Status         // the task's status now
 	Log     map[string]any // a line of its log that is a JSON object
 	Line    string         // a line of its log that is not, or a remark of localrun
@@ -68,6 +69,9 @@ type Event struct {
 // Step is what became of one task.
 type Step struct {
 	Name      string
+	Of        string // the task that this is an item of; "" for others
+	Items     int    // of a task that was expanded (withParam): this step stands for them all, with lists as outputs
+	Dir       string // its folder below Options.Dir
 	Command   string
 	Status    Status
 	Seconds   float64 // all attempts and the waits between them
@@ -81,7 +85,7 @@ type Step struct {
 // Result is what became of a run.
 type Result struct {
 	Name      string
-	Steps     []Step // in the order of Workflow.Tasks
+	Steps     []Step // in the order of Workflow.Tasks, the items of a task behind it
 	Outputs   map[string]string
 	Artifacts map[string]string // of the entry template, files here
 	ExitCode  int               // of the first step that failed, 0 if none did; the exit handler's does not count
@@ -103,7 +107,17 @@ type run struct {
 	globals map[string]any
 	mu      sync.Mutex
 	steps   map[string]*Step
-	failure int // exit code of the first failed step
+	items   map[string][]string // names of the items of tasks that were expanded
+	failure int                 // exit code of the first failed step
+}
+
+// work is a task to run, or one of its items.
+type work struct {
+	task, item int    // item: -1 if the task has none
+	name       string // with the path to the task
+	at         place
+	args       wfv1.Arguments
+	arts       map[string]artifact
 }
 
 // ExitTask is the name of the exit handler among the tasks, as in Argo.
@@ -112,7 +126,7 @@ const ExitTask = "onExit"
 // Run runs the workflow. Cancelling ctx stops it: running commands get SIGTERM and o.Grace to clean up.
 // A failed step is a Result with an ExitCode, not an error; errors are about the run itself, most of them before anything started.
 func (w *Workflow) Run(ctx context.Context, o Options) (*Result, error) {
-	r := &run{w: w, o: o, steps: map[string]*Step{}}
+	r := &run{w: w, o: o, steps: map[string]*Step{}, items: map[string][]string{}}
 	if err := r.prepare(); err != nil {
 		return nil, err
 	}
@@ -133,7 +147,9 @@ func (w *Workflow) Run(ctx context.Context, o Options) (*Result, error) {
 		res.Artifacts[name] = a.file
 	}
 	for _, task := range w.Tasks() {
-		res.Steps = append(res.Steps, *r.steps[task])
+		for _, name := range append([]string{task}, r.items[task]...) {
+			res.Steps = append(res.Steps, *r.steps[name])
+		}
 	}
 	if n.err == nil && n.status != Succeeded && res.ExitCode == 0 {
 		if n.err = context.Cause(ctx); n.err == nil {
@@ -154,7 +170,7 @@ func (r *run) prepare() error {
 	r.globals = r.w.globals(r.o.Name)
 	problems = append(problems, r.w.Waits())
 	for _, task := range r.w.Tasks() {
-		r.steps[task] = &Step{Name: task, Status: Pending, Outputs: map[string]string{}, Artifacts: map[string]string{}}
+		r.steps[task] = &Step{Name: task, Dir: task, Status: Pending, Outputs: map[string]string{}, Artifacts: map[string]string{}}
 	}
 	used := slices.Collect(maps.Keys(r.w.leaves()))
 	slices.SortFunc(used, func(a, b *wfv1.Template) int { return strings.Compare(a.Name, b.Name) })
@@ -265,7 +281,10 @@ func (r *run) template(ctx context.Context, path string, at place, args wfv1.Arg
 
 // broken records an error of localrun itself.
 func (r *run) broken(path string, err error) node {
-	if s := r.steps[path]; s != nil {
+	r.mu.Lock()
+	_, known := r.steps[path]
+	r.mu.Unlock()
+	if known {
 		r.change(path, func(s *Step) { s.Status, s.Message, s.ExitCode = Errored, err.Error(), 1 })
 	}
 	return node{status: Errored, err: err}
@@ -285,20 +304,22 @@ func substitute[T any](v *T, scope map[string]any) (*T, error) {
 	return out, json.Unmarshal([]byte(replaced), out)
 }
 
-// dag runs tasks as soon as what they need has ended, side by side.
+// dag runs tasks as soon as what they need has ended, side by side up to the template's parallelism.
 func (r *run) dag(ctx context.Context, path string, at place, scope map[string]any, inputs map[string]artifact) node {
 	g, err := newGraph(at.template.DAG)
 	if err != nil {
 		return node{status: Errored, err: err}
 	}
 	type ended struct {
-		task int
+		work work
 		node node
 	}
 	var (
 		ends    = make([]Status, len(g.tasks)) // "" until the task ended
 		nodes   = make([]node, len(g.tasks))
+		loops   = make([]loop, len(g.tasks)) // of tasks that were expanded
 		started = make([]bool, len(g.tasks))
+		queue   []work
 		done    = make(chan ended)
 		running int
 		broken  error
@@ -308,7 +329,25 @@ func (r *run) dag(ctx context.Context, path string, at place, scope map[string]a
 		broken = errors.Join(broken, n.err)
 		r.publish(scope, g.tasks[i].Name, n)
 	}
+	end := func(w work, n node) {
+		if w.item < 0 {
+			finish(w.task, n)
+			return
+		}
+		broken = errors.Join(broken, n.err)
+		l := &loops[w.task]
+		l.ended[w.item] = n
+		if l.left--; l.left == 0 {
+			n, all := group(l.ended)
+			r.change(join(path, g.tasks[w.task].Name), func(s *Step) {
+				s.Status, s.Seconds, s.Outputs = n.status, time.Since(l.began).Seconds(), stringOutputs(n.outputs)
+			})
+			scope["tasks."+g.tasks[w.task].Name+".outputs.parameters"] = all
+			finish(w.task, n)
+		}
+	}
 	failFast := at.template.DAG.FailFast == nil || *at.template.DAG.FailFast
+	room := func() bool { return !at.template.HasParallelism() || int64(running) < *at.template.Parallelism }
 	for {
 		for _, i := range g.order {
 			stopped := ctx.Err() != nil || broken != nil || failFast && g.failed(ends)
@@ -317,23 +356,35 @@ func (r *run) dag(ctx context.Context, path string, at place, scope map[string]a
 			}
 			started[i] = true
 			name := join(path, g.tasks[i].Name)
-			next, args, arts, status, err := r.start(g, i, at, ends, nodes, scope, inputs)
+			works, next, status, err := r.start(g, i, at, path, ends, nodes, scope, inputs)
 			switch {
 			case err != nil:
 				finish(i, r.broken(name, err))
 			case status != "":
 				finish(i, r.skip(name, next, status))
 			default:
-				running++
-				go func() { done <- ended{i, r.template(ctx, name, next, args, arts)} }()
+				queue = append(queue, works...)
+				if works[0].item >= 0 {
+					loops[i] = loop{ended: make([]node, len(works)), left: len(works), began: time.Now()}
+					r.open(name, works)
+				}
 			}
+		}
+		for len(queue) > 0 && room() && ctx.Err() == nil && broken == nil {
+			w := queue[0]
+			queue = queue[1:]
+			running++
+			go func() { done <- ended{w, r.template(ctx, w.name, w.at, w.args, w.arts)} }()
 		}
 		if running == 0 {
 			break
 		}
 		e := <-done
 		running--
-		finish(e.task, e.node)
+		end(e.work, e.node)
+	}
+	for _, w := range queue { // stopped before it was its turn
+		end(w, r.skip(w.name, w.at, Omitted))
 	}
 	for i := range g.tasks {
 		if !started[i] {
@@ -366,8 +417,20 @@ func (r *run) dag(ctx context.Context, path string, at place, scope map[string]a
 	return out
 }
 
+// open makes the items of a task known.
+func (r *run) open(task string, works []work) {
+	r.mu.Lock()
+	for _, w := range works {
+		r.items[task] = append(r.items[task], w.name)
+		// Names of items hold whatever their values do: the folder is called by the number.
+		r.steps[w.name] = &Step{Name: w.name, Of: task, Dir: fmt.Sprintf("%s.%d", task, w.item), Status: Pending, Outputs: map[string]string{}, Artifacts: map[string]string{}}
+	}
+	r.mu.Unlock()
+	r.change(task, func(s *Step) { s.Status, s.Items, s.Attempts = Running, len(works), 1 })
+}
+
 // start decides whether task i runs and with what; a status means it does not.
-func (r *run) start(g *graph, i int, at place, ends []Status, nodes []node, scope map[string]any, inputs map[string]artifact) (next place, args wfv1.Arguments, arts map[string]artifact, status Status, err error) {
+func (r *run) start(g *graph, i int, at place, path string, ends []Status, nodes []node, scope map[string]any, inputs map[string]artifact) (works []work, next place, status Status, err error) {
 	task := g.tasks[i].DeepCopy()
 	if next, err = r.w.target(at, task); err != nil {
 		return
@@ -380,7 +443,7 @@ func (r *run) start(g *graph, i int, at place, ends []Status, nodes []node, scop
 		status = Omitted
 		return
 	}
-	arts = map[string]artifact{}
+	arts := map[string]artifact{}
 	for _, a := range task.Arguments.Artifacts {
 		if found, ok := findArtifact(a.From, g, nodes, inputs); ok {
 			arts[a.Name] = found
@@ -402,12 +465,28 @@ func (r *run) start(g *graph, i int, at place, ends []Status, nodes []node, scop
 		status = Skipped
 		return
 	}
-	replaced, err := substitute(task, scope)
+	if task.WithParam != "" {
+		works, err = expand(task, scope)
+	} else {
+		var replaced *wfv1.DAGTask
+		if replaced, err = substitute(task, scope); err == nil {
+			works = []work{{name: task.Name, args: replaced.Arguments}}
+		}
+	}
 	if err != nil {
 		err = fmt.Errorf("task %q: %w", task.Name, err)
 		return
 	}
-	args = replaced.Arguments
+	for k := range works {
+		w := &works[k]
+		w.task, w.item, w.name, w.at, w.arts = i, -1, join(path, w.name), next, arts
+		if task.WithParam != "" {
+			w.item = k
+		}
+	}
+	if len(works) == 0 {
+		status = Skipped
+	}
 	return
 }
 
@@ -420,7 +499,10 @@ func (r *run) skip(path string, at place, status Status) node {
 			n.outputs[p.Name] = p.ValueFrom.Default.String()
 		}
 	}
-	for task := range r.steps {
+	r.mu.Lock()
+	tasks := slices.Collect(maps.Keys(r.steps))
+	r.mu.Unlock()
+	for _, task := range tasks {
 		if task == path || strings.HasPrefix(task, path+".") {
 			r.change(task, func(s *Step) { s.Status, s.Outputs = status, stringOutputs(n.outputs) })
 		}
@@ -476,7 +558,7 @@ func (r *run) change(task string, update func(*Step)) {
 	if r.o.Observe != nil {
 		snapshot := *s
 		snapshot.Outputs, snapshot.Artifacts = maps.Clone(s.Outputs), maps.Clone(s.Artifacts)
-		r.o.Observe(Event{Task: task, Status: s.Status, Changed: true, Step: snapshot})
+		r.o.Observe(Event{Task: task, Of: s.Of, Status: s.Status, Changed: true, Step: snapshot})
 	}
 }
 
@@ -485,13 +567,20 @@ func (r *run) tell(e Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.o.Observe != nil {
-		e.Status = r.steps[e.Task].Status
+		e.Status, e.Of = r.steps[e.Task].Status, r.steps[e.Task].Of
 		r.o.Observe(e)
 	}
 }
 
+// folder is the name of a task's directory.
+func (r *run) folder(task string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.steps[task].Dir
+}
+
 // taskDir is where a task leaves its log and outputs.
 func (r *run) taskDir(task string) (string, error) {
-	dir := filepath.Join(r.o.Dir, task)
+	dir := filepath.Join(r.o.Dir, r.folder(task))
 	return dir, os.MkdirAll(dir, 0o755)
 }
