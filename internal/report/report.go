@@ -40,6 +40,7 @@ type Report struct {
 	Champion       *evaluation.Champion // nil: nobody holds the alias
 	Notes          []string             // what the reader must know to read the numbers right
 
+	Sweep     *Sweep // what the version was chosen from; nil if there was no choice
 	Curve     []Epoch
 	BestEpoch int // whose state the model is
 
@@ -53,6 +54,20 @@ type Report struct {
 	Origin     []Fact // digests, job, run
 	Parameters []Fact
 	Libraries  []Fact
+}
+
+// Sweep is the versions of which the one with the lowest validation loss was chosen.
+type Sweep struct {
+	Parameters []string // that differ
+	Contenders []Contender
+}
+
+// Contender is one of them.
+type Contender struct {
+	Version        string
+	Values         []string // of the parameters that differ
+	Loss, Accuracy float64  // on the validation split; NaN where there is none
+	Chosen         bool
 }
 
 // Epoch is one point of the learning curve; NaN where a value was not recorded.

@@ -82,8 +82,13 @@ func sample(t *testing.T) Report {
 	}
 	r := Report{
 		Model: "digits", Version: "4", Alias: "staging", Tolerance: 0.01, Candidate: candidate.Metrics(),
-		Champion:  &evaluation.Champion{Version: "3", Metrics: champion.Metrics(), Comparison: comparison},
-		Notes:     []string{"Champion version 3 was trained on dataset 3f2a9c01, which may share rows with this test split."},
+		Champion: &evaluation.Champion{Version: "3", Metrics: champion.Metrics(), Comparison: comparison},
+		Notes:    []string{"Champion version 3 was trained on dataset 3f2a9c01, which may share rows with this test split."},
+		Sweep: &Sweep{Parameters: []string{"epochs", "learning_rate"}, Contenders: []Contender{
+			{Version: "3", Values: []string{"5", "0.02"}, Loss: 0.214, Accuracy: 0.941},
+			{Version: "4", Values: []string{"10", "0.02"}, Loss: 0.1081, Accuracy: 0.974, Chosen: true},
+			{Version: "5", Values: []string{"10", "0.005"}, Loss: 0.35, Accuracy: 0.9},
+		}},
 		BestEpoch: 9,
 		Dataset: Dataset{
 			Facts: []Fact{{"Dataset", "digits.csv"}, {"Format", "csv"}, {"Digest", strings.Repeat("9b3fe0c2", 8)}},
@@ -125,6 +130,7 @@ func failing(t *testing.T) Report {
 	const evil = `</style><script>alert(1)</script>"'&`
 	r := Report{
 		Model: "iris" + evil, Version: "1", Alias: "staging", BestEpoch: 1,
+		Sweep:     &Sweep{Parameters: []string{evil}, Contenders: []Contender{{Version: "1", Values: []string{evil}, Loss: 0.95, Accuracy: math.NaN(), Chosen: true}}},
 		Candidate: scored(t, []string{"setosa", "versicolor", evil}, 23, 0.7, 6).Metrics(),
 		Curve:     []Epoch{{1, 0.9, 0.95, 0.6, math.NaN()}},
 		Features:  append([]string{"sepal length", evil}, names(30, "f%d")...),

@@ -95,6 +95,7 @@ func TestArgoAcceptsSubmissionsOfThePipelines(t *testing.T) {
 	all := load(t)
 	for _, pipeline := range pipelines() {
 		for name, wf := range map[string]*wfv1.Workflow{
+			"with a sweep":           submission(pipeline, nil, `sweep={"learning_rate": [0.01, 0.003]}`),
 			"as it is":               submission(pipeline, nil),
 			"with a packed app":      submission(pipeline, nil, "app=s3://bucket/apps/digits.tar.gz", "epochs=2"),
 			"with an app in Git":     submission(pipeline, &wfv1.ArtifactLocation{Git: &wfv1.GitArtifact{Repo: "https://example.org/app.git", Revision: "main"}}),

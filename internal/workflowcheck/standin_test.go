@@ -30,29 +30,38 @@ test -d "$SERVICE_BINDING_ROOT"
 mkdir -p "$INSITU_OUTPUT_DIR"
 case "$(basename "$0")" in
   upload-dataset) echo data-1 > "$INSITU_OUTPUT_DIR/dataset-digest" ;;
-  deploy-training-code) echo code-1 > "$INSITU_OUTPUT_DIR/code-digest"; echo "-- changes" > "$INSITU_OUTPUT_DIR/changelog.sql" ;;
+  deploy-training-code)
+    test "$INSITU_SWEEP" = '{"rate": [0.1, 0.2]}'
+    echo '[{"epochs":3,"kind":"a \"b\" c","rate":0.1},{"epochs":3,"kind":"a \"b\" c","rate":0.2}]' > "$INSITU_OUTPUT_DIR/candidates"
+    echo code-1 > "$INSITU_OUTPUT_DIR/code-digest"; echo "-- changes" > "$INSITU_OUTPUT_DIR/changelog.sql" ;;
   train-model)
     test "$INSITU_DATASET_DIGEST,$INSITU_CODE_DIGEST" = data-1,code-1
-    test "$INSITU_PARAMETERS" = '{"rate": 0.1}'
-    echo digits > "$INSITU_OUTPUT_DIR/model-name"; echo 3 > "$INSITU_OUTPUT_DIR/model-version" ;;
+    case "$INSITU_PARAMETERS" in
+      '{"epochs":3,"kind":"a \"b\" c","rate":0.1}') echo 3 > "$INSITU_OUTPUT_DIR/model-version" ;;
+      '{"epochs":3,"kind":"a \"b\" c","rate":0.2}') echo 4 > "$INSITU_OUTPUT_DIR/model-version" ;;
+      *) exit 1 ;;
+    esac
+    echo digits > "$INSITU_OUTPUT_DIR/model-name" ;;
   evaluate-model)
+    test "$INSITU_MODEL_NAME,$INSITU_MODEL_VERSION" = 'digits,["3","4"]'
+    echo digits > "$INSITU_OUTPUT_DIR/model-name"; echo 4 > "$INSITU_OUTPUT_DIR/model-version"
     echo %v > "$INSITU_OUTPUT_DIR/passed"; echo 2 > "$INSITU_OUTPUT_DIR/champion-version"; echo 0.97 > "$INSITU_OUTPUT_DIR/accuracy"
     echo "<p>report</p>" > "$INSITU_OUTPUT_DIR/report.html" ;;
   promote-model-to-staging) 
-    test "$INSITU_MODEL_NAME,$INSITU_MODEL_VERSION,$INSITU_PASSED,$INSITU_ALIAS,$INSITU_CHAMPION_VERSION,$INSITU_APPROVAL" = digits,3,true,production,2,
+    test "$INSITU_MODEL_NAME,$INSITU_MODEL_VERSION,$INSITU_PASSED,$INSITU_ALIAS,$INSITU_CHAMPION_VERSION,$INSITU_APPROVAL" = digits,4,true,production,2,
     echo true > "$INSITU_OUTPUT_DIR/promoted" ;;
   deploy-inference-db)
-    test "$INSITU_SCHEMA,$INSITU_INFERENCE_SCHEMA" = insitu,serving
-    echo 3 > "$INSITU_OUTPUT_DIR/active-version"; echo "-- changes" > "$INSITU_OUTPUT_DIR/changelog.sql" ;;
+    test "$INSITU_SCHEMA,$INSITU_INFERENCE_SCHEMA,$INSITU_MODEL_VERSION" = insitu,serving,4
+    echo 4 > "$INSITU_OUTPUT_DIR/active-version"; echo "-- changes" > "$INSITU_OUTPUT_DIR/changelog.sql" ;;
 esac
 `
 
 func TestThePipelinePassesValuesAlongAndStopsAtTheGate(t *testing.T) {
 	t.Parallel()
 	for passed, want := range map[bool][]string{
-		true: {"upload-dataset Succeeded", "deploy-training-code Succeeded", "train-model Succeeded", "evaluate-model Succeeded",
-			"approve Skipped", "promote-model-to-staging Succeeded", "deploy-inference-db Succeeded", "onExit Succeeded", "active 3"},
-		false: {"upload-dataset Succeeded", "deploy-training-code Succeeded", "train-model Succeeded", "evaluate-model Succeeded",
+		true: {"upload-dataset Succeeded", "deploy-training-code Succeeded", "train-model Succeeded", `train-model(0:epochs:3,kind:a \"b\" c,rate:0.1) Succeeded`, `train-model(1:epochs:3,kind:a \"b\" c,rate:0.2) Succeeded`, "evaluate-model Succeeded",
+			"approve Skipped", "promote-model-to-staging Succeeded", "deploy-inference-db Succeeded", "onExit Succeeded", "active 4"},
+		false: {"upload-dataset Succeeded", "deploy-training-code Succeeded", "train-model Succeeded", `train-model(0:epochs:3,kind:a \"b\" c,rate:0.1) Succeeded`, `train-model(1:epochs:3,kind:a \"b\" c,rate:0.2) Succeeded`, "evaluate-model Succeeded",
 			"approve Skipped", "promote-model-to-staging Skipped", "deploy-inference-db Omitted", "onExit Succeeded", "active "},
 	} {
 		t.Run(fmt.Sprintf("passed=%v", passed), func(t *testing.T) {
@@ -70,7 +79,7 @@ func TestThePipelinePassesValuesAlongAndStopsAtTheGate(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for name, value := range map[string]string{"app": "s3://b/app.tar.gz", "parameters": `{"rate": 0.1}`, "model-stage": "production", "inference-schema": "serving"} {
+			for name, value := range map[string]string{"app": "s3://b/app.tar.gz", "sweep": `{"rate": [0.1, 0.2]}`, "model-stage": "production", "inference-schema": "serving"} {
 				if err := w.Set(name, value); err != nil {
 					t.Fatal(err)
 				}

@@ -135,6 +135,7 @@ func (d database) examples(ctx context.Context, data dataset, mistakes []evaluat
 type origin struct {
 	gate   mlapp.Gate
 	app    string
+	task   string
 	spec   map[string]any // of the job
 	best   int            // epoch the model is from
 	epochs []training.Epoch
@@ -167,11 +168,12 @@ func (d database) origin(ctx context.Context, m inference.Model) (o origin, err 
 	}
 	var app struct {
 		Gate mlapp.Gate `json:"gate"`
+		Task string     `json:"task"`
 	}
 	if err := errors.Join(decode("manifest of the ML app", manifest, &app), decode("spec of the job", spec, &o.spec)); err != nil {
 		return origin{}, err
 	}
-	o.gate = app.Gate
+	o.gate, o.task = app.Gate, app.Task
 	o.epochs, err = d.epochs(ctx, m.Job)
 	return o, err
 }

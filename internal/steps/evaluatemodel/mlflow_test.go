@@ -63,7 +63,7 @@ func TestTheStepOnRealServers(t *testing.T) {
 	}
 	first := steptest.Run(t, Spec(), flags)
 	want := map[string]string{
-		"passed": "true", "accuracy": "0.8", "f1": "0.8", "champion-version": "1",
+		"model-name": name, "model-version": "2", "passed": "true", "accuracy": "0.8", "f1": "0.8", "champion-version": "1",
 		"reason": "passed: accuracy 0.800 >= 0.750, macro-F1 0.800 >= 0.500; champion version 1 has 0.500 on the same 80 rows (difference +0.300, McNemar p = 0.00011)",
 	}
 	if d := cmp.Diff(want, first.Outputs); first.Code != 0 || d != "" {

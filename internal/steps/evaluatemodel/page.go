@@ -21,7 +21,7 @@ func (e *evaluator) page(r *result, candidate inference.Model, champ *champion, 
 	p := report.Report{
 		Model: e.Model, Version: strconv.Itoa(e.Version), Alias: e.Alias,
 		Decision: r.Decision, Tolerance: r.Thresholds.Tolerance, Candidate: r.Candidate, Champion: r.Champion,
-		BestEpoch: o.best, Features: data.Columns,
+		Sweep: e.sweep(), BestEpoch: o.best, Features: data.Columns,
 	}
 	if r.Champion.Scored() && r.Champion.OtherData {
 		p.Notes = append(p.Notes, fmt.Sprintf("Champion version %s was trained on another dataset (%.16s…): it may have learned some of these test rows, which flatters it.", r.Champion.Version, champ.model.DatasetDigest))

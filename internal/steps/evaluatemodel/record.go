@@ -44,7 +44,11 @@ func (e *evaluator) record(ctx context.Context, r *result) error {
 	if err := e.models.LogMetrics(ctx, run.ID, points); err != nil {
 		return err
 	}
-	for _, t := range tags(r) {
+	list := tags(r)
+	if len(e.contenders) > 0 {
+		list = append(list, tag{"insitu.sweep", e.sweepTag()})
+	}
+	for _, t := range list {
 		if err := e.models.SetVersionTag(ctx, e.Model, e.Version, t.name, t.value); err != nil {
 			return err
 		}

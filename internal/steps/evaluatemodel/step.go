@@ -28,7 +28,7 @@ func Spec() step.Spec {
 	flags := []step.Flag{
 		{Name: "schema", Usage: "schema in the training database", Required: true},
 		{Name: "model-name", Usage: "registered model", Required: true},
-		{Name: "model-version", Usage: "version to evaluate", Kind: step.Int, Min: &one, Required: true},
+		{Name: "model-version", Usage: "version to evaluate, or a JSON list of candidates, of which the one with the lowest validation loss is evaluated", Required: true},
 		{Name: "alias", Usage: "alias whose holder is the champion to beat", Default: "staging"},
 		{Name: "min-accuracy", Usage: "least accuracy that passes (R2 for regression); when unset, the ML app's gate", Kind: step.Float, Min: &zero, Max: &one},
 		{Name: "min-f1", Usage: "least macro-F1 that passes; when unset, the ML app's gate", Kind: step.Float, Min: &zero, Max: &one},
@@ -41,6 +41,8 @@ func Spec() step.Spec {
 		Summary: "Scores a model on held-out data, compares it with the champion and decides whether it passed",
 		Description: "The registered ONNX files of the candidate and of the champion (the holder of the alias) predict the test split inside the training database; no data leaves it but labels, predictions and the examples of the worst mistakes. " +
 			"The train and validation splits are not touched.\n\n" +
+			"Of several candidates the step first takes the one with the lowest validation loss, as training recorded it: the test split takes no part in the choice. " +
+			"The log, the report and `evaluation/metrics.json` list them all; the chosen version's tag `insitu.sweep` says how many there were, and which.\n\n" +
 			"The candidate passes if it reaches the absolute thresholds and is not less accurate than the champion by more than the tolerance, on the same rows. " +
 			"McNemar's test and a confidence interval of the difference are reported and decide nothing. " +
 			"A champion that cannot be compared (other classes, another input), or that is the candidate itself, leaves the absolute thresholds; the reason says so. " +
@@ -51,6 +53,8 @@ func Spec() step.Spec {
 			"Numbers have six significant digits. A second run with the same champion gives the same outputs.",
 		Flags: flags,
 		Outputs: []step.Output{
+			{Name: "model-name", Usage: "registered model"},
+			{Name: "model-version", Usage: "version that was evaluated"},
 			{Name: "passed", Usage: "true or false"},
 			{Name: "accuracy", Usage: "accuracy on the test split; R2 for regression"},
 			{Name: "f1", Usage: "macro-F1 on the test split; empty for regression"},
@@ -61,6 +65,9 @@ func Spec() step.Spec {
 		Examples: []step.Example{{
 			Text:    "Hold version 4 to 95 % accuracy, and to the holder of the alias staging less half a point",
 			Command: "evaluate-model --schema=team-a --model-name=cifar_cnn --model-version=4 --min-accuracy=0.95 --tolerance=0.005",
+		}, {
+			Text:    "Evaluate the best of three candidates",
+			Command: "evaluate-model --schema=team-a --model-name=cifar_cnn --model-version='[4, 5, 6]'",
 		}},
 		Run: run,
 	}
@@ -69,10 +76,11 @@ func Spec() step.Spec {
 func run(ctx context.Context, in *step.Input) error {
 	mlflow, training := services.MLflow(in), services.Training(in)
 	o := options{
-		Schema: in.String("schema"), Model: in.String("model-name"), Version: in.Int("model-version"), Alias: in.String("alias"),
+		Schema: in.String("schema"), Model: in.String("model-name"), Alias: in.String("alias"),
 		MinAccuracy: optional(in, "min-accuracy"), MinF1: optional(in, "min-f1"), Tolerance: optional(in, "tolerance"),
 	}
-	if err := in.Validate(mlflow.Check(), changelog.CheckSchema(o.Schema)); err != nil {
+	versions, versionErr := parseVersions(in.String("model-version"))
+	if err := in.Validate(mlflow.Check(), changelog.CheckSchema(o.Schema), versionErr); err != nil {
 		return err
 	}
 	models, err := registry.New(mlflow.Registry())
@@ -86,10 +94,15 @@ func run(ctx context.Context, in *step.Input) error {
 	defer conn.Close()
 
 	e := evaluator{options: o, models: models, db: database{conn, o.Schema}, log: in.Log, progress: in.Progress}
+	if err := e.choose(ctx, versions); err != nil {
+		return fmt.Errorf("choose from %d versions of model %q: %w", len(versions), o.Model, err)
+	}
 	result, err := e.evaluate(ctx)
 	if err != nil {
-		return fmt.Errorf("evaluate model %q version %d: %w", o.Model, o.Version, err)
+		return fmt.Errorf("evaluate model %q version %d: %w", e.Model, e.Version, err)
 	}
+	in.Output("model-name", result.Model)
+	in.Output("model-version", strconv.Itoa(result.Version))
 	in.Output("passed", strconv.FormatBool(result.Decision.Passed))
 	in.Output("accuracy", significant(result.Candidate.Score()))
 	in.Output("f1", "")
@@ -139,6 +152,8 @@ type evaluator struct {
 	db       database
 	log      *zap.Logger
 	progress func(done, total int64)
+
+	contenders []contender // that Version was chosen from; none if there was no choice
 }
 
 // result is what was found out.
@@ -150,6 +165,7 @@ type result struct {
 	Thresholds evaluation.Thresholds `json:"thresholds"`
 	Candidate  evaluation.Metrics    `json:"candidate"`
 	Champion   *evaluation.Champion  `json:"champion,omitempty"`
+	Contenders []contender           `json:"candidates,omitempty"`
 	page       []byte
 }
 
@@ -181,7 +197,7 @@ func (e *evaluator) evaluate(ctx context.Context) (*result, error) {
 	case scores.Rows() != want:
 		return nil, fmt.Errorf("dataset %.16s has %d test rows in %s, expected %d: rows were deleted or added; drop the table and its row of datasets, then run upload-dataset again", data.Digest, scores.Rows(), data.packs, want)
 	}
-	r := &result{Model: e.Model, Version: e.Version, Dataset: data.Digest, Thresholds: limits, Candidate: scores.Metrics()}
+	r := &result{Model: e.Model, Version: e.Version, Dataset: data.Digest, Thresholds: limits, Candidate: scores.Metrics(), Contenders: e.contenders}
 	champion, err := e.champion(ctx, candidate, data, scores)
 	if err != nil {
 		return nil, err
