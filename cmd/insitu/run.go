@@ -40,6 +40,7 @@ Examples:
 
   insitu run --app examples/digits
   insitu run --app examples/digits -p epochs=3 -p 'parameters={"learning_rate": 0.01}'
+  insitu run --app examples/digits -p 'sweep={"learning_rate": [0.01, 0.003], "epochs": [5, 10]}'
   insitu run --app examples/cifar10 --dataset https://example.org/cifar-10-binary.tar.gz
   insitu run my-workflow.yaml --app my-app -p min-accuracy=0.9
   insitu run --app my-app --bindings /etc/bindings -p training-binding=greenplum`
@@ -143,7 +144,7 @@ func (r *pipelineRun) run(ctx context.Context) error {
 		}
 		return exitError(result.ExitCode)
 	}
-	r.printSummary(ctx, s, filepath.Join(output, "run.json"))
+	r.printSummary(ctx, s, result, filepath.Join(output, "run.json"))
 	if r.c.Bool("in-memory") {
 		return r.compareInMemory(ctx, result)
 	}

@@ -109,6 +109,9 @@ func newPlain(out io.Writer, tasks []string) *plain {
 func (p *plain) observe(e localrun.Event) {
 	var text string
 	switch {
+	case e.Changed && e.Step.Items == 1: // its item tells all
+	case e.Changed && e.Step.Items > 1:
+		text = fmt.Sprintf("%s, %d in all", word(e.Status), e.Step.Items)
 	case e.Changed && e.Status == localrun.Running && e.Step.Attempts > 1:
 		text = fmt.Sprintf("running (attempt %d)", e.Step.Attempts)
 	case e.Changed && e.Status == localrun.Succeeded:
@@ -140,6 +143,30 @@ type barState struct {
 	began   time.Time
 	seconds float64
 	text    string
+
+	items map[string]float64 // of a task that was expanded: how much of each is done, 1 for one that ended
+	count int                // of items
+}
+
+// share takes note of how much of an item is done and returns the part of the whole task that is.
+func (s *barState) share(item string, part float64) float64 {
+	s.items[item] = part
+	sum := 0.0
+	for _, part := range s.items {
+		sum += part
+	}
+	return sum / float64(s.count)
+}
+
+// ended says how many items have, of several.
+func (s *barState) ended() string {
+	n := 0
+	for _, part := range s.items {
+		if part == 1 {
+			n++
+		}
+	}
+	return fmt.Sprintf("%d of %d", n, s.count)
 }
 
 // maxText is how many letters stand beside a bar: the rest of a long one is in the summary and the log.
@@ -186,6 +213,10 @@ func (b *bars) describe(s *barState, room int) string {
 }
 
 func (b *bars) observe(e localrun.Event) {
+	if e.Of != "" {
+		b.observeItem(e)
+		return
+	}
 	s := b.tasks[e.Task]
 	above := ""
 	b.mu.Lock()
@@ -195,7 +226,10 @@ func (b *bars) observe(e localrun.Event) {
 			s.began = time.Now()
 		}
 		s.status, s.seconds = e.Status, e.Step.Seconds
-		if e.Status != localrun.Running {
+		if s.count = e.Step.Items; s.count > 0 && s.items == nil {
+			s.items = map[string]float64{}
+		}
+		if e.Status != localrun.Running && s.count == 0 {
 			s.text = ending(e.Step)
 		}
 	case e.Log != nil:
@@ -218,6 +252,43 @@ func (b *bars) observe(e localrun.Event) {
 		case localrun.Failed, localrun.Errored, localrun.Skipped, localrun.Omitted:
 			s.bar.Abort(false)
 		}
+	}
+	if above != "" {
+		_, _ = fmt.Fprintln(b.progress, above)
+	}
+}
+
+// observeItem shows an item at the bar of its task: an only one as if it were the task, of several how many have ended.
+func (b *bars) observeItem(e localrun.Event) {
+	s := b.tasks[e.Of]
+	above, done := "", -1.0
+	b.mu.Lock()
+	text := ""
+	switch {
+	case e.Changed && (e.Status == localrun.Running || e.Status == localrun.Pending):
+	case e.Changed:
+		text, done = ending(e.Step), s.share(e.Task, 1)
+		if s.count > 1 && text != "" {
+			above = e.Task + ": " + text
+		}
+	case e.Log != nil:
+		if text = remark(e.Log); text != "" && e.Log["msg"] != "epoch" {
+			above, text = e.Task+": "+text, ""
+		}
+	case e.Line != "":
+		above = e.Task + ": " + e.Line
+	case e.Total > 0:
+		done = s.share(e.Task, min(float64(e.Done)/float64(e.Total), 0.999))
+	}
+	switch {
+	case s.count > 1:
+		s.text = s.ended()
+	case text != "":
+		s.text = text
+	}
+	b.mu.Unlock()
+	if done >= 0 {
+		s.bar.SetCurrent(min(int64(done*barTotal), barTotal-1))
 	}
 	if above != "" {
 		_, _ = fmt.Fprintln(b.progress, above)

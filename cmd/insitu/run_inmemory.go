@@ -32,12 +32,10 @@ type inMemory struct {
 
 // compareInMemory trains the same job once more outside the database, on the same packs, and compares the numbers.
 func (r *pipelineRun) compareInMemory(ctx context.Context, result *localrun.Result) error {
-	var job, digest string
+	training, _ := trained(result.Steps)
+	job, digest := training.Outputs["job"], ""
 	for _, step := range result.Steps {
-		switch step.Name {
-		case "train-model":
-			job = step.Outputs["job"]
-		case "upload-dataset":
+		if step.Name == "upload-dataset" {
 			digest = step.Outputs["dataset-digest"]
 		}
 	}

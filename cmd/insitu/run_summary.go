@@ -66,8 +66,9 @@ func (r *pipelineRun) summarise(result *localrun.Result, took time.Duration) *ru
 	}
 	metric("accuracy", outputs["evaluate-model"]["accuracy"])
 	metric("f1", outputs["evaluate-model"]["f1"])
-	metric("validation_accuracy", outputs["train-model"]["validation-accuracy"])
-	s.Model = modelSummary{Name: outputs["train-model"]["model-name"], Version: outputs["train-model"]["model-version"], RunID: outputs["train-model"]["run-id"]}
+	training, _ := trained(result.Steps)
+	metric("validation_accuracy", training.Outputs["validation-accuracy"])
+	s.Model = modelSummary{Name: training.Outputs["model-name"], Version: training.Outputs["model-version"], RunID: training.Outputs["run-id"]}
 	for _, step := range result.Steps {
 		if step.Name == "promote-model-to-staging" && step.Status == localrun.Succeeded && step.Outputs["promoted"] == "true" {
 			s.Model.Alias = r.workflow.Value("model-stage")
@@ -82,6 +83,29 @@ func (r *pipelineRun) summarise(result *localrun.Result, took time.Duration) *ru
 	}
 	s.MLflowURL, s.S3 = address(r.bindings, "mlflow", "uri"), address(r.bindings, "s3", "endpoint")
 	return s
+}
+
+// trained is the training that went on, of as many candidates as there were: the one whose version evaluate-model chose.
+func trained(steps []localrun.Step) (found localrun.Step, candidates int) {
+	const name = "train-model"
+	chosen := ""
+	for _, step := range steps {
+		if step.Name == "evaluate-model" {
+			chosen = step.Outputs["model-version"]
+		}
+	}
+	for _, step := range steps {
+		if step.Of != name && (step.Name != name || step.Items > 0) {
+			continue
+		}
+		if candidates++; candidates == 1 || step.Outputs["model-version"] == chosen {
+			found = step
+		}
+	}
+	if candidates > 1 && found.Outputs["model-version"] != chosen { // no choice was made
+		found = localrun.Step{}
+	}
+	return found, candidates
 }
 
 // write replaces run.json in one move, so that a reader never sees half of it.
@@ -103,9 +127,9 @@ func (s *runJSON) write(file string) error {
 func printFailure(out io.Writer, result *localrun.Result, took time.Duration, dir string) error {
 	run := summary.Run{Workflow: result.Name, Status: string(localrun.Failed), Took: took}
 	for _, step := range result.Steps {
-		if step.Status == localrun.Failed || step.Status == localrun.Errored {
+		if (step.Status == localrun.Failed || step.Status == localrun.Errored) && step.Items == 0 { // else an item says why
 			run.Failures = append(run.Failures, summary.Failure{
-				Step: step.Name, ExitCode: step.ExitCode, Message: step.Message, Attempts: step.Attempts, Log: filepath.Join(dir, step.Name, "log.jsonl"),
+				Step: step.Name, ExitCode: step.ExitCode, Message: step.Message, Attempts: step.Attempts, Log: filepath.Join(dir, step.Dir, "log.jsonl"),
 			})
 		}
 	}
@@ -114,7 +138,7 @@ func printFailure(out io.Writer, result *localrun.Result, took time.Duration, di
 }
 
 // printSummary ends a successful run with what the user wants to know.
-func (r *pipelineRun) printSummary(ctx context.Context, s *runJSON, file string) {
+func (r *pipelineRun) printSummary(ctx context.Context, s *runJSON, result *localrun.Result, file string) {
 	out := r.stdout
 	outputs := map[string]map[string]string{}
 	for _, step := range s.Steps {
@@ -132,7 +156,11 @@ func (r *pipelineRun) printSummary(ctx context.Context, s *runJSON, file string)
 	}
 	if s.Model.Name != "" {
 		row("Model", "%s version %s, %s", s.Model.Name, s.Model.Version, orText(aliasText(s.Model.Alias), "not promoted"))
-		row("Training", "%s", orText(outputs["train-model"]["reason"], trainedText(outputs["train-model"])))
+		training, candidates := trained(result.Steps)
+		row("Training", "%s", orText(training.Outputs["reason"], trainedText(training.Outputs)))
+		if candidates > 1 {
+			row("Sweep", "%s has the lowest validation loss of %d candidates", training.Name, candidates)
+		}
 	}
 	if reason := outputs["evaluate-model"]["reason"]; reason != "" {
 		row("Gate", "%s", reason)

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/insitu-ml/insitu/internal/fault"
 	"github.com/insitu-ml/insitu/internal/localrun"
+	"github.com/insitu-ml/insitu/internal/mlapp"
 	"github.com/insitu-ml/insitu/internal/step"
 )
 
@@ -98,8 +100,8 @@ func TestValuesAreCheckedAgainstTheStepsThatGetThem(t *testing.T) {
 	t.Parallel()
 	one := 1.0
 	specs := []step.Spec{
-		{Name: "upload-dataset", Flags: []step.Flag{{Name: "schema", Required: true, Usage: "schema"}, {Name: "shards", Kind: step.Int, Min: &one}}},
-		{Name: "train-model", Flags: []step.Flag{{Name: "epochs", Kind: step.Int, Min: &one}, {Name: "parameters", Kind: step.JSON}}},
+		{Name: "upload-dataset", Flags: []step.Flag{{Name: "schema", Required: true, Usage: "schema"}, {Name: "shards", Kind: step.Int, Min: &one}, {Name: "parameters", Kind: step.JSON}}},
+		{Name: "train-model", Flags: []step.Flag{{Name: "epochs", Kind: step.Int, Min: &one}}},
 	}
 	tests := map[string]struct {
 		given []string
@@ -120,6 +122,33 @@ func TestValuesAreCheckedAgainstTheStepsThatGetThem(t *testing.T) {
 				t.Fatal(err)
 			}
 			checkError(t, checkParameters(w, specs), tt.want)
+		})
+	}
+}
+
+func TestHyperParametersAreCheckedAgainstTheApp(t *testing.T) {
+	t.Parallel()
+	app, err := mlapp.Load("../../examples/digits")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct {
+		given []string
+		want  []string
+	}{
+		"nothing":                   {},
+		"a sweep":                   {given: []string{`sweep={"learning_rate": [0.01, 0.003], "epochs": [5, 10]}`, `parameters={"hidden": 8}`}},
+		"epochs twice":              {given: []string{"epochs=3", `sweep={"epochs": [5, 10]}`}, want: []string{`parameter "epochs" has a value and a sweep`}},
+		"all mistakes at once":      {given: []string{`parameters={"depth": 3}`, `sweep={"width": [1], "learning_rate": 0.1}`}, want: []string{`"depth" is not declared`, `"width" is not declared`, "expected a list of values"}},
+		"text that is no JSON, two": {given: []string{"parameters=x", "sweep=[1]"}, want: []string{`parameter "parameters"`, `parameter "sweep"`}},
+	} {
+		w := load(t)
+		if _, err := setParameters(w, tt.given); err != nil {
+			t.Fatal(err)
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			checkError(t, checkHyperParameters(w, &app.Manifest), tt.want)
 		})
 	}
 }
@@ -197,6 +226,95 @@ func events() []localrun.Event {
 		changed("train", localrun.Step{Status: localrun.Succeeded, Seconds: 2.34, Outputs: map[string]string{"reason": "trained"}}),
 		changed("evaluate", localrun.Step{Status: localrun.Failed, ExitCode: 1, Message: "no rows\nmore"}),
 		changed("promote", localrun.Step{Status: localrun.Omitted}),
+	}
+}
+
+// sweptEvents are those of a task with so many items, which are named a, b and so on; the last one fails.
+func sweptEvents(items int) []localrun.Event {
+	changed := func(task, of string, s localrun.Step) localrun.Event {
+		return localrun.Event{Task: task, Of: of, Status: s.Status, Changed: true, Step: s}
+	}
+	list := []localrun.Event{changed("train", "", localrun.Step{Status: localrun.Running, Items: items})}
+	end, word := localrun.Succeeded, "trained"
+	for i := range items {
+		name := fmt.Sprintf("train(%d:%c)", i, 'a'+i)
+		if i == items-1 {
+			end, word = localrun.Failed, ""
+		}
+		list = append(list,
+			changed(name, "train", localrun.Step{Status: localrun.Running, Attempts: 1}),
+			localrun.Event{Task: name, Of: "train", Status: localrun.Running, Log: map[string]any{"level": "info", "msg": "epoch", "epoch": 1.0, "epochs": 3.0}},
+			localrun.Event{Task: name, Of: "train", Status: localrun.Running, Done: 1, Total: 3},
+			localrun.Event{Task: name, Of: "train", Status: localrun.Running, Log: map[string]any{"level": "warn", "msg": "slow"}},
+			changed(name, "train", localrun.Step{Status: end, Seconds: 2, Message: "no rows", Outputs: map[string]string{"reason": word}}))
+	}
+	return append(list, changed("train", "", localrun.Step{Status: localrun.Failed, Items: items, Outputs: map[string]string{"reason": `["trained"]`}}))
+}
+
+func TestPlainDisplayNamesTheItemsOfATask(t *testing.T) {
+	t.Parallel()
+	for items, want := range map[int]string{
+		1: "train(0:a)  running\ntrain(0:a)  epoch 1/3\ntrain(0:a)  warning: slow\ntrain(0:a)  failed: no rows\n",
+		2: "train  running, 2 in all\ntrain(0:a)  running\ntrain(0:a)  epoch 1/3\ntrain(0:a)  warning: slow\ntrain(0:a)  done in 2.0 s: trained\n" +
+			"train(1:b)  running\ntrain(1:b)  epoch 1/3\ntrain(1:b)  warning: slow\ntrain(1:b)  failed: no rows\ntrain  failed, 2 in all\n",
+	} {
+		var out bytes.Buffer
+		d := newPlain(&out, []string{"train"})
+		for _, e := range sweptEvents(items) {
+			d.observe(e)
+		}
+		if diff := cmp.Diff(want, regexp.MustCompile(`(?m)^\d\d:\d\d:\d\d  `).ReplaceAllString(out.String(), "")); diff != "" {
+			t.Errorf("%d items (-want +got):\n%s", items, diff)
+		}
+	}
+}
+
+func TestABarShowsTheItemsOfItsTask(t *testing.T) {
+	t.Parallel()
+	for items, want := range map[int][]string{
+		1: {"", "", "epoch 1/3", "epoch 1/3", "epoch 1/3", "no rows", "no rows"},
+		2: {"", "0 of 2", "0 of 2", "0 of 2", "0 of 2", "1 of 2", "1 of 2", "1 of 2", "1 of 2", "1 of 2", "2 of 2", "2 of 2"},
+	} {
+		var out bytes.Buffer
+		d := newBars(&out, []string{"train"})
+		var got []string
+		for _, e := range sweptEvents(items) {
+			d.observe(e)
+			got = append(got, d.tasks["train"].text)
+		}
+		d.close()
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%d items (-want +got):\n%s", items, diff)
+		}
+		if d.tasks["train"].status != localrun.Failed {
+			t.Errorf("%d items: the task is %q", items, d.tasks["train"].status)
+		}
+	}
+}
+
+func TestTheTrainingThatWentOnIsTheOneEvaluateModelChose(t *testing.T) {
+	t.Parallel()
+	step := func(name, of string, items int, version string) localrun.Step {
+		return localrun.Step{Name: name, Of: of, Items: items, Outputs: map[string]string{"model-version": version}}
+	}
+	group := step("train-model", "", 2, `["3","4"]`)
+	first, second := step("train-model(0:a)", "train-model", 0, "3"), step("train-model(1:b)", "train-model", 0, "4")
+	for name, tt := range map[string]struct {
+		steps []localrun.Step
+		want  string
+		count int
+	}{
+		"of two":                         {[]localrun.Step{group, first, second, step("evaluate-model", "", 0, "4")}, "train-model(1:b)", 2},
+		"of two, the first":              {[]localrun.Step{group, first, second, step("evaluate-model", "", 0, "3")}, "train-model(0:a)", 2},
+		"of two, before the choice":      {[]localrun.Step{group, first, second, step("evaluate-model", "", 0, "")}, "", 2},
+		"the only one":                   {[]localrun.Step{step("train-model", "", 1, `["3"]`), first, step("evaluate-model", "", 0, "")}, "train-model(0:a)", 1},
+		"a workflow that has no list":    {[]localrun.Step{step("train-model", "", 0, "3")}, "train-model", 1},
+		"a workflow that does not train": {[]localrun.Step{step("evaluate-model", "", 0, "3")}, "", 0},
+	} {
+		got, count := trained(tt.steps)
+		if got.Name != tt.want || count != tt.count {
+			t.Errorf("%s: %q of %d, want %q of %d", name, got.Name, count, tt.want, tt.count)
+		}
 	}
 }
 

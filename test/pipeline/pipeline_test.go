@@ -253,7 +253,7 @@ func TestARunAddsWhatIsNewAndNothingElse(t *testing.T) {
 	if u := s.outputs("upload-dataset"); u["bytes-uploaded"] != "0" || u["rows-loaded"] != "0" {
 		t.Errorf("the same once more uploads: %v", u)
 	}
-	if m := s.outputs("train-model"); m["trained"] != "false" || m["model-version"] != "1" {
+	if m := s.outputs("train-model"); m["trained"] != `["false"]` || m["model-version"] != `["1"]` {
 		t.Errorf("the same once more trains: %v", m)
 	}
 
