@@ -274,6 +274,73 @@ func TestARunAddsWhatIsNewAndNothingElse(t *testing.T) {
 	}
 }
 
+func TestOfASweepTheLowestValidationLossIsServed(t *testing.T) {
+	t.Parallel()
+	p := newProject(t, "digits")
+	for sweep, want := range map[string]string{
+		`{"epochs": [1, 2], "depth": [3]}`: `"depth" is not declared`, `{"epochs": [0]}`: "0 is less than 1", `{"learning_rate": 0.1}`: "expected a list of values",
+	} {
+		if code, printed := p.run(t, "-p", "sweep="+sweep); code != 2 || !strings.Contains(printed, want) {
+			t.Errorf("sweep=%s: exit code %d, expected 2 and %q\n%s", sweep, code, want, printed)
+		}
+	}
+
+	// A rate that learns next to nothing, between two that learn.
+	const sweep = `sweep={"learning_rate": [0.02, 0.000001, 0.05]}`
+	s := p.succeed(t, "-p", "epochs=2", "-p", sweep)
+	counts := p.counts(t)
+	if counts["training.jobs"] != 3 || counts["training.models"] != 3 || counts["inference.models"] != 1 || counts["inference.activations"] != 1 {
+		t.Errorf("three candidates left %v", counts)
+	}
+	var names []string
+	for _, step := range s.Steps {
+		if strings.HasPrefix(step.Name, "train-model") {
+			names = append(names, step.Name+" "+step.Status)
+		}
+	}
+	want := []string{"train-model Succeeded", "train-model(0:epochs:2,learning_rate:0.02) Succeeded", "train-model(1:epochs:2,learning_rate:0.000001) Succeeded", "train-model(2:epochs:2,learning_rate:0.05) Succeeded"}
+	if diff := cmp.Diff(want, names); diff != "" {
+		t.Error(diff)
+	}
+	lowest := p.lowestLoss(t, s)
+	var active string
+	if err := p.inference.QueryRow(t.Context(), "select version::text from "+postgres.Ident(p.name, "model_versions")+" where active").Scan(&active); err != nil {
+		t.Fatal(err)
+	}
+	if s.Model.Version != lowest || s.Model.Alias != "staging" || active != lowest {
+		t.Errorf("version %q is promoted, %q is active; version %s has the lowest validation loss", s.Model.Version, active, lowest)
+	}
+	page, err := os.ReadFile(s.Report)
+	if err != nil || strings.Count(string(page), "✓ chosen") != 1 || !strings.Contains(string(page), "learning_rate") {
+		t.Errorf("the report shows no choice: %v", err)
+	}
+
+	again := p.succeed(t, "-p", "epochs=2", "-p", sweep)
+	if diff := cmp.Diff(counts, p.counts(t)); diff != "" || again.Model.Version != lowest || again.outputs("train-model")["trained"] != `["false","false","false"]` {
+		t.Errorf("the same sweep once more: version %q, %v, %s", again.Model.Version, again.outputs("train-model"), diff)
+	}
+}
+
+// lowestLoss is the version of the candidate whose model has the lowest validation loss, by the training database.
+func (p *project) lowestLoss(t *testing.T, s summary) string {
+	t.Helper()
+	best, lowest := "", 0.0
+	for _, step := range s.Steps {
+		if !strings.HasPrefix(step.Name, "train-model(") {
+			continue
+		}
+		var loss float64
+		err := p.training.QueryRow(t.Context(), "select (metrics #>> '{validation,loss}')::float8 from "+postgres.Ident(p.name, "models")+" where job = $1", step.Outputs["job"]).Scan(&loss)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if best == "" || loss < lowest {
+			best, lowest = step.Outputs["model-version"], loss
+		}
+	}
+	return best
+}
+
 func TestPicturesAreLearnedByTorchAndPredictedFromPNG(t *testing.T) {
 	t.Parallel()
 	p := newProject(t, "cifar10")

@@ -44,7 +44,7 @@ func TestDeployingAgainAddsNothingAndChangedCodeAddsARelease(t *testing.T) {
 		maps.Copy(all, change)
 		return steptest.Run(t, Spec(), all)
 	}
-	for name, value := range map[string]string{"epochs": "0", "parameters": `{"rate": 1}`} {
+	for name, value := range map[string]string{"epochs": "0", "parameters": `{"rate": 1}`, "sweep": `{"epochs": [1, 0]}`} {
 		if r := run(map[string]string{name: value}); r.Code != 2 || strings.Contains(r.Stderr, "changelog applied") {
 			t.Errorf("%s=%s: exit code %d, expected 2 before anything is deployed\n%s", name, value, r.Code, r.Stderr)
 		}
@@ -53,15 +53,15 @@ func TestDeployingAgainAddsNothingAndChangedCodeAddsARelease(t *testing.T) {
 	if first.Code != 0 || first.Stdout != "" {
 		t.Fatalf("exit code %d: %s", first.Code, first.Stderr)
 	}
-	want := map[string]string{"code-digest": first.Outputs["code-digest"], "release": "1", "changesets-added": "7", "tag": "abc"}
+	want := map[string]string{"code-digest": first.Outputs["code-digest"], "release": "1", "changesets-added": "7", "tag": "abc", "candidates": `[{"epochs":10}]`}
 	if diff := cmp.Diff(want, first.Outputs); diff != "" {
 		t.Error(diff)
 	}
 	if !strings.Contains(string(first.Files["changelog"]), "--changeset insitu:release-1-"+want["code-digest"][:12]+" ") {
 		t.Error("the changelog has no changeset of the release")
 	}
-	again := run(map[string]string{"git-sha": "def"}) // another commit with the same code
-	want["changesets-added"] = "0"
+	again := run(map[string]string{"git-sha": "def", "parameters": `{"patience": 2}`, "sweep": `{"epochs": [5, 10]}`}) // another commit with the same code
+	want["changesets-added"], want["candidates"] = "0", `[{"epochs":5,"patience":2},{"epochs":10,"patience":2}]`
 	if diff := cmp.Diff(want, again.Outputs); again.Code != 0 || diff != "" {
 		t.Errorf("exit code %d: %s\n%s", again.Code, diff, again.Stderr)
 	}

@@ -233,6 +233,8 @@ func TestFaultsAroundTheStepHaveTheirExitCodes(t *testing.T) {
 		"epochs that are no number":      {map[string]string{"epochs": "abc"}, 2, "--epochs"},
 		"a parameter the app has not":    {map[string]string{"parameters": `{"rate": 1}`}, 2, `parameter "rate" is not declared`},
 		"two numbers of epochs":          {map[string]string{"epochs": "2", "parameters": `{"epochs": 3}`}, 2, "--epochs is 2 and --parameters says 3"},
+		"a sweep of no list":             {map[string]string{"sweep": `{"epochs": 3}`}, 2, `sweep: parameter "epochs": expected a list of values`},
+		"a sweep of what is set":         {map[string]string{"epochs": "2", "sweep": `{"epochs": [3, 4], "rate": [1]}`}, 2, `parameter "epochs" has a value and a sweep`},
 		"an app that is not there":       {map[string]string{"app": "/no/such/app"}, 2, "/no/such/app"},
 	} {
 		flags := map[string]string{"app": app}
