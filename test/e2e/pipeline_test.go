@@ -68,7 +68,7 @@ func runsTwice(t *testing.T, word, template string) {
 	if u := outputs(t, wf, "upload-dataset"); u["bytes-uploaded"] != "0" || u["rows-loaded"] != "0" {
 		t.Errorf("the second run uploads: %v", u)
 	}
-	if m := outputs(t, wf, "train-model"); m["trained"] != "false" || m["model-version"] != "1" {
+	if m := outputs(t, wf, "train-model(0:epochs:2)"); m["trained"] != "false" || m["model-version"] != "1" {
 		t.Errorf("the second run trains: %v", m)
 	}
 	for _, step := range []string{"deploy-training-code", "deploy-inference-db"} {

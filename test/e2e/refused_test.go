@@ -14,6 +14,7 @@ func TestABadParameterIsRefusedBeforeAnyDatabaseChanges(t *testing.T) {
 	for _, c := range []struct{ name, template, parameter, message string }{
 		{"a number that is none", dag, "epochs=abc", "--epochs"},
 		{"a hyper-parameter the ML app has not", express, `parameters={"learning_rat": 0.1}`, `"learning_rat" is not declared`},
+		{"a sweep of what the ML app has not", dag, `sweep={"learning_rat": [0.1, 0.2]}`, `"learning_rat" is not declared`},
 		{"a choice that is none", dag, "log-level=loud", "--log-level"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

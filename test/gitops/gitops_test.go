@@ -95,7 +95,7 @@ func workflow(t *testing.T, rendered string) *wfv1.Workflow {
 	return found
 }
 
-// everything sets each value there is but the name and the commit, each to something else than its default.
+// everything sets each value there is but the name, the commit and the sweep, each to something else than its default.
 var everything = []string{
 	"pipeline=in-database-pipeline-express", "num_versions=3", "git_repo_path=ml/digits", "git_repo_secret=ml-app-repository",
 	"experiment_name=spring", "model_name=digits_team", "model_stage=production", "training_db_schema=team", "inference_db_schema=serving",
@@ -110,6 +110,7 @@ func TestWhatIsRenderedIsAsExpected(t *testing.T) {
 		"defaults":   nil,
 		"everything": everything,
 		"ssh":        {"git_repo_url=git@git.example.com:team/digits.git", "git_repo_secret=ml-app-repository"},
+		"sweep":      {`sweep={"learning_rate": [0.01, 0.003], "epochs": [5, 10]}`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -144,6 +145,8 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		"a number for text":               {[]string{"label=7"}, "label is 7: expected text: put it in quotes"},
 		"a truth value for text":          {[]string{"experiment_name=yes"}, "experiment_name is true: expected text: put it in quotes"},
 		"a list for a mapping":            {[]string{"parameters=[1]"}, "parameters is [1]: expected a mapping"},
+		"a number for a sweep":            {[]string{"sweep=3"}, "sweep is 3: expected a mapping"},
+		"a sweep in two pods":             {[]string{"pipeline=in-database-pipeline-express", `sweep={"epochs": [1, 2]}`}, "in-database-pipeline-express has no sweep: set pipeline to in-database-pipeline"},
 		"another pipeline":                {[]string{"pipeline=mine"}, `pipeline is "mine": expected one of in-database-pipeline, in-database-pipeline-express`},
 		"a choice that is none":           {[]string{"approval=maybe"}, `approval is "maybe": expected one of none, required`},
 		"a name of an older pipeline":     {[]string{"mlflow_tracking_uri=http://mlflow"}, "mlflow_tracking_uri is no value any more: the Secret insitu-mlflow says where MLflow is"},

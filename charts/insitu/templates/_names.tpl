@@ -62,17 +62,18 @@ capabilities: {drop: [ALL]}
 
 {{/*
 Refuses parameters the pipelines do not have (Argo would ignore them), and values that are no choice of theirs.
-Both pipelines have the same. (dict "root" $ "of" "pipeline.parameters" "parameters" dict)
+(dict "root" $ "of" "pipeline.parameters" "pipeline" "in-database-pipeline" "parameters" dict)
 */}}
 {{- define "insitu.checkParameters" -}}
 {{- $known := dict -}}
-{{- range (.root.Files.Get "files/workflows/in-database-pipeline.yaml" | fromYaml).spec.arguments.parameters -}}
+{{- $pipeline := .pipeline | default "in-database-pipeline" -}}
+{{- range (.root.Files.Get (printf "files/workflows/%s.yaml" $pipeline) | fromYaml).spec.arguments.parameters -}}
 {{- $_ := set $known .name (.enum | default list) -}}
 {{- end -}}
 {{- $of := .of -}}
 {{- range $name, $value := .parameters -}}
 {{- if not (hasKey $known $name) -}}
-{{- fail (printf "%s.%s: the pipelines have no such parameter; they have %s" $of $name (keys $known | sortAlpha | join ", ")) -}}
+{{- fail (printf "%s.%s: %s has no such parameter; it has %s" $of $name $pipeline (keys $known | sortAlpha | join ", ")) -}}
 {{- end -}}
 {{- $choices := get $known $name -}}
 {{- if and $choices (not (has (include "insitu.text" $value) $choices)) -}}
