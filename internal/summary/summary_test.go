@@ -51,6 +51,12 @@ func TestWhatArgoTellsBecomesATextForAPerson(t *testing.T) {
 			[2]string{"train-model", "No more retries left"},
 			[2]string{"w", ""},
 		)},
+		"a-candidate-of-a-sweep": {"Failed", "61", failed(
+			[2]string{"train-model(1:epochs:5,learning_rate:0.5)(0)", "main: Error (exit code 1): learner.py, line 7, in fit: ValueError: no"},
+			[2]string{"train-model(1:epochs:5,learning_rate:0.5)", "retryStrategy.expression evaluated to false"},
+			[2]string{"train-model", ""},
+			[2]string{"w", ""},
+		)},
 		"stopped":       {"Failed", "12.3", failed([2]string{"train-model(0)", "workflow shutdown with strategy:  Stop"}, [2]string{"train-model", "workflow shutdown with strategy:  Stop"}, [2]string{"w", ""})},
 		"took-too-long": {"Failed", "600", failed([2]string{"promote-model-to-staging", "Pod was active on the node longer than the specified deadline"})},
 		"lost":          {"Error", "61", failed([2]string{"train-model", "pod deleted"})},
