@@ -1,6 +1,7 @@
 package evaluatemodel
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -57,7 +58,7 @@ type contender struct {
 	Loss       float64        `json:"validation_loss"`
 	Accuracy   *float64       `json:"validation_accuracy,omitempty"` // nil for regression
 
-	dataset string
+	dataset string // digest of its rows
 }
 
 // choose takes the version with the lowest validation loss, the earliest of equals, from several.
@@ -113,7 +114,7 @@ func (e *evaluator) contender(ctx context.Context, version int) (contender, erro
 	if err != nil {
 		return contender{}, err
 	}
-	c := contender{Version: version, Parameters: map[string]any{}, dataset: v.Tags[registry.TagDataset]}
+	c := contender{Version: version, Parameters: map[string]any{}, dataset: cmp.Or(v.Tags[registry.TagRows], v.Tags[registry.TagDataset])}
 	if values, ok := o.spec["parameters"].(map[string]any); ok {
 		maps.Copy(c.Parameters, values)
 	}
