@@ -2,8 +2,8 @@
 // types, its DAG walked, its parameters substituted by Argo's own code, its containers' commands run as
 // local processes.
 //
-// It is not an Argo: it knows DAGs of containers, parameters, artifacts, conditions, retries and an exit handler, and
-// refuses by name whatever else a workflow asks for (see supported.go). It knows nothing of the commands it runs.
+// It is not an Argo: it knows DAGs of containers, lists they run for, parameters, artifacts, conditions, retries and an exit handler,
+// and refuses by name whatever else a workflow asks for (see supported.go). It knows nothing of the commands it runs.
 package localrun
 
 import (
