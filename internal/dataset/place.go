@@ -31,6 +31,21 @@ func packColumns(d postgres.Dialect) []string {
 	return columns
 }
 
+// DefaultShards is how many parts of a dataset train side by side unless the user says otherwise:
+// one a segment, or two on a server without segments.
+func DefaultShards(ctx context.Context, c *postgres.Conn) (int, error) {
+	if !c.Dialect.Distributed {
+		return 2, nil
+	}
+	return segments(ctx, c)
+}
+
+// segments counts the primary segments of a server that has them.
+func segments(ctx context.Context, q querier) (n int, err error) {
+	err = q.QueryRow(ctx, "select count(*) from gp_segment_configuration where role = 'p' and content >= 0").Scan(&n)
+	return n, postgres.Wrap(err, "count the segments")
+}
+
 // Places are the values of the column place, one a shard: shard k lies on segment k modulo their number.
 // They are found by trying in a table with the same kind of key, because the hash function is the server's affair.
 // Nil where rows have one place only.
@@ -39,9 +54,9 @@ func Places(ctx context.Context, tx pgx.Tx, d postgres.Dialect, shards int) ([]i
 		return nil, nil
 	}
 	const doing = "find a segment for every shard"
-	var segments int
-	if err := tx.QueryRow(ctx, "select count(*) from gp_segment_configuration where role = 'p' and content >= 0").Scan(&segments); err != nil {
-		return nil, postgres.Wrap(err, doing)
+	segments, err := segments(ctx, tx)
+	if err != nil {
+		return nil, err
 	}
 	if _, err := tx.Exec(ctx, "create temp table insitu_places (place int) on commit drop"+d.DistributedBy("place")); err != nil {
 		return nil, postgres.Wrap(err, doing)
