@@ -21,6 +21,8 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"github.com/insitu-ml/insitu/internal/postgres"
 )
 
 // Options say where the services live.
@@ -119,6 +121,21 @@ func Start(ctx context.Context, o Options) (*Services, error) {
 		return nil, err
 	}
 	return &s.Services, nil
+}
+
+// StartTraining starts the training database alone and returns its superuser; Stop stops it.
+// Tests have their own, to kill it.
+func StartTraining(ctx context.Context, o Options) (postgres.Config, error) {
+	s, unlock, err := open(o)
+	if err != nil {
+		return postgres.Config{}, err
+	}
+	defer unlock()
+	if err := s.startPostgres(ctx, "training", &s.Training); err != nil {
+		return postgres.Config{}, fmt.Errorf("start training PostgreSQL: %w", err)
+	}
+	return postgres.Config{Host: "127.0.0.1", Port: s.Training, Database: "training", Username: "insitu",
+		Password: s.password("training"), SSLMode: "disable"}, s.save()
 }
 
 // Stop stops what Start started and keeps the data. Stopping twice is no error.

@@ -20,7 +20,7 @@ const (
 	// quick is what the database may need beyond the pack it is in when it is told to stop.
 	quick = 100 * time.Millisecond
 	// noise is what a single try may take longer on a machine that runs other tests too; the median may not.
-	// The epoch itself would go on for ten seconds.
+	// The training itself would go on for ten seconds.
 	noise = 2 * time.Second
 	tries = 10
 )
@@ -75,17 +75,21 @@ func TestAStoppedTrainingLeavesTheDatabaseIdleWithinAPack(t *testing.T) {
 	t.Parallel()
 	config, schema := trainingtest.Server(t)
 	f := trainingtest.New(t, config, schema, 2)
-	lengthen(t, f)
-	j := job(t, f, 1, map[string]any{"delay": pack.Seconds()})
+	j := job(t, f, 1, map[string]any{"delay": pack.Seconds(), "epochs": 50})
 	watch := f.Connect(t)
 	var took []time.Duration
 	for try := range tries {
 		ctx, stop := context.WithCancel(t.Context())
-		ended := make(chan error, 1)
+		warm, ended := make(chan bool, j.Epochs), make(chan error, 1)
 		go func() {
-			_, err := train(ctx, f, j, training.Options{LockWait: time.Minute})
+			_, err := train(ctx, f, j, training.Options{LockWait: time.Minute, Epoch: func(_ training.Epoch, resumed bool) {
+				if !resumed {
+					warm <- true
+				}
+			}})
 			ended <- err
 		}()
+		<-warm // the first pack of a session takes longer: it loads the learner's libraries
 		await(t, watch, schema, "%fit(%", 2)
 		time.Sleep(time.Duration(try) * pack / tries) // another moment of the pack each time
 		stopped := time.Now()
@@ -97,9 +101,6 @@ func TestAStoppedTrainingLeavesTheDatabaseIdleWithinAPack(t *testing.T) {
 		}
 	}
 	checkStops(t, "context cancelled", took)
-	if n := len(states(t, f, j.ID)); n != 1 {
-		t.Errorf("%d checkpoints, want the initial state alone", n)
-	}
 }
 
 func TestAStatementTimeoutIsPermanentAndSaysWhatToDo(t *testing.T) {
@@ -119,7 +120,7 @@ func TestAStatementTimeoutIsPermanentAndSaysWhatToDo(t *testing.T) {
 		execute(t, c, "drop role "+role)
 	})
 	// Long enough to load the learner, much shorter than the epoch.
-	const timeout = 1500 * time.Millisecond
+	const timeout = 2 * time.Second
 	execute(t, watch, "alter role "+role+" set statement_timeout = "+strconv.Itoa(int(timeout.Milliseconds())))
 	f.Config.Username, f.Config.Password = "timeout-"+schema, "timeout"
 	var took []time.Duration
@@ -132,7 +133,6 @@ func TestAStatementTimeoutIsPermanentAndSaysWhatToDo(t *testing.T) {
 		if fault.Of(err) != fault.Permanent || postgres.State(err) != "57014" {
 			t.Errorf("error %v, want a permanent one", err)
 		}
-		t.Log(err)
 		var seconds float64
 		err = watch.QueryRow(t.Context(), `select max(extract(epoch from state_change - query_start))::float8 from pg_stat_activity
 			where application_name = $1 and query like '%fit(%' and pid <> pg_backend_pid()`, schema).Scan(&seconds)

@@ -55,6 +55,12 @@ func random(t testing.TB) string {
 
 func newLane(t *testing.T) *lane {
 	t.Helper()
+	return newLaneOn(t, testenv.Training(t))
+}
+
+// newLaneOn makes a lane that trains on that server, of which training is the superuser.
+func newLaneOn(t *testing.T, training postgres.Config) *lane {
+	t.Helper()
 	bin := os.Getenv("INSITU_TEST_BIN")
 	if bin == "" {
 		t.Skip("needs the programs: INSITU_TEST_BIN is not set (make test sets it)")
@@ -65,7 +71,7 @@ func newLane(t *testing.T) *lane {
 	id := random(t)
 	l := &lane{
 		bin: bin, model: "fault-" + id, password: "Secret/" + random(t) + "'\\ %", bindings: map[string]map[string]string{},
-		adminTraining: testenv.Training(t), adminInference: testenv.Inference(t),
+		adminTraining: training, adminInference: testenv.Inference(t),
 	}
 	role := "fault_" + id
 	for _, server := range []postgres.Config{l.adminTraining, l.adminInference} {
@@ -195,72 +201,105 @@ type kill struct {
 // setting changes one file of one binding for one attempt.
 type setting struct{ binding, file, value string }
 
+// process is an attempt that runs.
+type process struct {
+	step                       string
+	cmd                        *exec.Cmd
+	started                    time.Time
+	ended                      chan error
+	stdout, stderr             bytes.Buffer
+	temp, outputs, termination string
+}
+
 // run starts the step, kills it if it is to be killed, and keeps the outputs of one that is done.
 func (p *tenant) run(t *testing.T, step string, k *kill, changes ...setting) attempt {
 	t.Helper()
+	r := p.start(t, step, changes...)
+	if k == nil {
+		return p.wait(t, r)
+	}
+	var err error
+	killed := false
+	select {
+	case err = <-r.ended:
+	case <-time.After(k.after):
+		killProcess(t, r.cmd.Process.Pid, k.tree)
+		err = <-r.ended
+		killed = true
+	}
+	a := p.finish(t, r, err)
+	a.killed = killed && a.code == -1
+	return a
+}
+
+// start starts the step.
+func (p *tenant) start(t *testing.T, step string, changes ...setting) *process {
+	t.Helper()
 	p.tries++
 	dir := filepath.Join(p.dir, strconv.Itoa(p.tries))
-	temp, outputs, termination := filepath.Join(dir, "tmp"), filepath.Join(p.dir, "outputs", step), filepath.Join(dir, "termination-log")
-	for _, d := range []string{temp, outputs} {
+	r := &process{step: step, temp: filepath.Join(dir, "tmp"), outputs: filepath.Join(p.dir, "outputs", step), termination: filepath.Join(dir, "termination-log"), ended: make(chan error, 1)}
+	for _, d := range []string{r.temp, r.outputs} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.Command(filepath.Join(p.bin, step))
+	r.cmd = exec.Command(filepath.Join(p.bin, step))
 	for name, value := range p.flags(step) {
-		cmd.Args = append(cmd.Args, "--"+name+"="+value)
+		r.cmd.Args = append(r.cmd.Args, "--"+name+"="+value)
 	}
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + temp, "TMPDIR=" + temp, "SERVICE_BINDING_ROOT=" + p.writeBindings(t, dir, changes),
-		"INSITU_OUTPUT_DIR=" + outputs, "INSITU_TERMINATION_LOG=" + termination, "INSITU_LIQUIBASE=" + os.Getenv("INSITU_LIQUIBASE")}
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.WaitDelay = 5 * time.Second
-	started := time.Now()
-	if err := cmd.Start(); err != nil {
+	r.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + r.temp, "TMPDIR=" + r.temp, "SERVICE_BINDING_ROOT=" + p.writeBindings(t, dir, changes),
+		"INSITU_OUTPUT_DIR=" + r.outputs, "INSITU_TERMINATION_LOG=" + r.termination, "INSITU_LIQUIBASE=" + os.Getenv("INSITU_LIQUIBASE")}
+	r.cmd.Stdout, r.cmd.Stderr = &r.stdout, &r.stderr
+	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	r.cmd.WaitDelay = 5 * time.Second
+	r.started = time.Now()
+	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	limit := 5 * time.Minute
-	if k != nil {
-		limit = k.after
-	}
-	a := attempt{}
-	var err error
+	go func() { r.ended <- r.cmd.Wait() }()
+	return r
+}
+
+// wait waits for the end of a step that comes to it by itself.
+func (p *tenant) wait(t *testing.T, r *process) attempt {
+	t.Helper()
+	const limit = 5 * time.Minute
 	select {
-	case err = <-ended:
+	case err := <-r.ended:
+		return p.finish(t, r, err)
 	case <-time.After(limit):
-		a.killed = k != nil
-		killProcess(t, cmd.Process.Pid, k == nil || k.tree)
-		err = <-ended
-		if k == nil {
-			t.Fatalf("%s did not end within %s\n%s", step, limit, stderr.String())
-		}
+		killProcess(t, r.cmd.Process.Pid, true)
+		<-r.ended
+		t.Fatalf("%s did not end within %s\n%s", r.step, limit, r.stderr.String())
+		return attempt{}
 	}
+}
+
+// finish looks at what a step that has ended left, and keeps the outputs of one that is done.
+func (p *tenant) finish(t *testing.T, r *process, err error) attempt {
+	t.Helper()
 	if exit := new(exec.ExitError); err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
 	}
-	a.code, a.stderr, a.seconds = cmd.ProcessState.ExitCode(), stderr.String(), time.Since(started)
-	a.killed = a.killed && a.code == -1
-	if stdout.Len() > 0 {
-		t.Errorf("%s wrote %q to stdout", step, stdout.String())
+	a := attempt{code: r.cmd.ProcessState.ExitCode(), stderr: r.stderr.String(), seconds: time.Since(r.started)}
+	if r.stdout.Len() > 0 {
+		t.Errorf("%s wrote %q to stdout", r.step, r.stdout.String())
 	}
-	if message, err := os.ReadFile(termination); err == nil {
+	if message, err := os.ReadFile(r.termination); err == nil {
 		a.message = string(message)
 	}
-	a.leftover = files(t, temp)
+	a.leftover = files(t, r.temp)
 	if a.code == 0 {
-		p.outputs[step] = map[string]string{}
-		for _, name := range files(t, outputs) {
-			content, err := os.ReadFile(filepath.Join(outputs, name))
+		p.outputs[r.step] = map[string]string{}
+		for _, name := range files(t, r.outputs) {
+			content, err := os.ReadFile(filepath.Join(r.outputs, name))
 			if err != nil {
 				t.Fatal(err)
 			}
-			p.outputs[step][name] = strings.TrimSpace(string(content))
+			p.outputs[r.step][name] = strings.TrimSpace(string(content))
 		}
-	} else if left := visible(files(t, outputs)); a.code != -1 && len(left) > 0 {
-		t.Errorf("%s failed and left the outputs %q", step, left)
+	} else if left := visible(files(t, r.outputs)); a.code != -1 && len(left) > 0 {
+		t.Errorf("%s failed and left the outputs %q", r.step, left)
 	}
 	return a
 }
