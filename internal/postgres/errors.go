@@ -45,7 +45,7 @@ func Wrap(err error, doing string) error {
 	}
 	message, address := cutAddress(pg.Message)
 	text := fmt.Sprintf("%s: %s (SQLSTATE %s)", doing, message, pg.Code)
-	for _, more := range []string{pg.Detail, pg.Hint, pg.Where, address} {
+	for _, more := range []string{pg.Detail, pg.Hint, pg.Where, address, advice(pg.Code)} {
 		if more != "" {
 			text += "\n  " + strings.ReplaceAll(more, "\n", "\n  ")
 		}
@@ -63,6 +63,15 @@ func cutAddress(message string) (text, address string) {
 		return message, ""
 	}
 	return message[:at[0]], "at " + strings.TrimSpace(message[at[0]:])
+}
+
+// advice is what the server does not say about an error that is not the statement's.
+func advice(state string) string {
+	if state != "57014" { // query canceled
+		return ""
+	}
+	return "either somebody cancelled the statement, or it took longer than the statement_timeout of the role or database, " +
+		"which must leave time for the longest one (an epoch, the loading of a dataset): alter role ... set statement_timeout = 0"
 }
 
 // lost tells whether the connection ended without a word of the server, during a statement or before it was sent.

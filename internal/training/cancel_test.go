@@ -3,8 +3,10 @@ package training_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -130,8 +132,8 @@ func TestAStatementTimeoutIsPermanentAndSaysWhatToDo(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = d.Train(t.Context())
-		if fault.Of(err) != fault.Permanent || postgres.State(err) != "57014" {
-			t.Errorf("error %v, want a permanent one", err)
+		if fault.Of(err) != fault.Permanent || postgres.State(err) != "57014" || !strings.Contains(fmt.Sprint(err), "alter role ... set statement_timeout") {
+			t.Errorf("error %v, want a permanent one that names the setting", err)
 		}
 		var seconds float64
 		err = watch.QueryRow(t.Context(), `select max(extract(epoch from state_change - query_start))::float8 from pg_stat_activity
