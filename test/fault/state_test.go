@@ -209,7 +209,7 @@ func (p *tenant) objectState(t *testing.T, out state) {
 	}
 }
 
-// idleLimit is how long a killed client's session may stay: the server looks for the client once a second.
+// idleLimit is how long a killed client's session may stay: the server looks for the client ten times a second.
 const idleLimit = 10 * time.Second
 
 // checkIdle waits until the role has no session and with it no lock in either database.
