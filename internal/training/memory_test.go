@@ -50,6 +50,7 @@ func newWide(t *testing.T, f *trainingtest.Fixture, features int, delay float64)
 		t.Fatal(err)
 	}
 	t.Cleanup(w.Close)
+	oneServer(t, w.Conn)
 	execute(t, w.Conn, "select set_config('search_path', $1, false)", postgres.Ident(f.Schema)+", pg_temp")
 	execute(t, w.Conn, "create table packs_wide"+dataset.PackTable(w.Dialect))
 	execute(t, w.Conn, "alter table packs_wide alter column data set storage external")
@@ -111,8 +112,13 @@ type learned struct {
 // fit trains the first epoch, which is not recorded.
 func (w *wide) fit(t *testing.T) (learned, error) {
 	t.Helper()
+	return w.fitAfter(t, 0)
+}
+
+func (w *wide) fitAfter(t *testing.T, epoch int) (learned, error) {
+	t.Helper()
 	open := strings.TrimSuffix(w.text(t), "}") + `,"epoch":1`
-	rows, err := w.Query(t.Context(), w.statement(t, "fit.sql"), w.f.App.Digest, 1, open, wideJob, 0, 0)
+	rows, err := w.Query(t.Context(), w.statement(t, "fit.sql"), w.f.App.Digest, 1, open, wideJob, epoch, 0)
 	if err != nil {
 		return learned{}, err
 	}
@@ -179,5 +185,16 @@ func TestADatasetLargerThanItsSessionsMemoryIsTrained(t *testing.T) {
 	execute(t, w.Conn, "select count(*) from (select data || ''::bytea as sorted from packs_wide order by sorted offset 0) q where length(sorted) > 0")
 	if len(w.files) == 0 {
 		t.Error("no temporary file was seen of a sort that needs one")
+	}
+}
+
+func TestATrainingWithoutTheStateItGoesOnFromIsRefused(t *testing.T) {
+	t.Parallel()
+	config, schema := trainingtest.Server(t)
+	w := newWide(t, trainingtest.New(t, config, schema, 1), 4096, 0)
+	w.packs(t, 1, 0)
+	w.begin(t)
+	if l, err := w.fitAfter(t, 7); err == nil || !strings.Contains(err.Error(), "the state is null") {
+		t.Errorf("trained on %d rows, error %v, want that there is no state of epoch 7", l.Rows, err)
 	}
 }

@@ -155,6 +155,13 @@ def is_regression(data):
     return data.get("task", "classification") == "regression"
 
 
+def given(name, value):
+    """The value; ValueError for None, which is also what PL/Python makes of a value it has no memory for."""
+    if value is None:
+        raise ValueError("%s is null: it is not in its table, or the database session is out of memory" % name)
+    return value
+
+
 def examples(data, packed):
     """A read-only array [n, *shape] over the bytes of a pack."""
     dtype = numpy.dtype(data["dtype"]).newbyteorder("<")
@@ -162,14 +169,14 @@ def examples(data, packed):
         raise ValueError("input dtype is %r; expected uint8 or float32" % data["dtype"])
     shape = tuple(data["shape"])
     size = int(numpy.prod(shape, dtype=numpy.int64)) * dtype.itemsize
-    if not packed or len(packed) % size:
+    if not given("a pack's data", packed) or len(packed) % size:
         raise ValueError("a pack of %d bytes does not hold whole examples of %d bytes (%s of %s)" % (len(packed), size, dtype.name, shape))
     return numpy.frombuffer(packed, dtype).reshape((-1,) + shape)
 
 
 def targets(data, packed, n):
     """The n labels of a pack: int32 class indices, or float32 values."""
-    values = numpy.frombuffer(packed, "<f4" if is_regression(data) else "<i4")
+    values = numpy.frombuffer(given("a pack's labels", packed), "<f4" if is_regression(data) else "<i4")
     if len(values) != n:
         raise ValueError("a pack holds %d labels for %d examples" % (len(values), n))
     return values

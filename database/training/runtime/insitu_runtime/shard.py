@@ -11,7 +11,7 @@ class Fit:
 
     def __init__(self, learn, spec, state, clock=time.monotonic):
         self.learn, self.data, self.clock = learn, spec["input"], clock
-        self.learner = learn.new(spec, state)
+        self.learner = learn.new(spec, learning.given("the state", state))
         learn.begin(self.learner, spec)
         self.number = spec["shard"]
         self.rows = self.packs = self.correct = 0
@@ -37,7 +37,7 @@ class Score:
 
     def __init__(self, learn, spec, state):
         self.learn, self.data = learn, spec["input"]
-        self.learner = learn.new(spec, state)
+        self.learner = learn.new(spec, learning.given("the state", state))
         self.rows = self.correct = 0
         self.loss = 0.0
 

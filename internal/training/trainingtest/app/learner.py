@@ -33,6 +33,10 @@ class Learner:
             self.w += self.v
         return {"loss": loss, "correct": correct}
 
+    def merge(self, states, rows):
+        time.sleep(self.delay)
+        return {name: sum(state[name] * np.float32(n / sum(rows)) for state, n in zip(states, rows)) for name in states[0]}
+
     def predict(self, x):
         z = ((x - self.mean) / self.std) @ self.w
         e = np.exp(z - z.max(axis=1, keepdims=True))
