@@ -88,6 +88,7 @@ func TestAStoppedTrainingLeavesTheDatabaseIdleWithinAPack(t *testing.T) {
 	f := trainingtest.New(t, config, schema, 2)
 	j := job(t, f, 1, map[string]any{"delay": pack.Seconds(), "epochs": 50})
 	watch := f.Connect(t)
+	oneServer(t, watch)
 	var took []time.Duration
 	for try := range tries {
 		ctx, stop := context.WithCancel(t.Context())
