@@ -140,6 +140,31 @@ def test_the_learner_gets_statistics_that_broadcast(spec):
     assert back["mean"].tolist() == [[1], [2]] and back["std"].dtype == np.float32
 
 
+def test_end_epoch_comes_after_the_last_pack_and_adds_its_sums(spec):
+    source = LEARNER + (
+        "\n    def fit(self, x, y):\n        self.seen = getattr(self, 'seen', 0) + len(x)\n        return {'loss': 0.5, 'correct': 1}\n"
+        "\n    def end_epoch(self):\n        self.w = np.float32([self.seen])\n        return {'loss': 2, 'correct': 3}\n"
+    )
+    host = host_of(bundle_of(learner=source))
+    result = fit(host, spec, host.init_state(json.dumps(spec)), train_packs())
+    assert state.decode(result["state"])["w"].tolist() == [30]
+    metrics = json.loads(result["metrics"])
+    assert (metrics["rows"], metrics["loss"], metrics["correct"]) == (30, 3.0, 5)
+
+
+@pytest.mark.parametrize(("end", "message"), [("return {'loss': float('nan')}", "end_epoch returned loss nan"), ("raise KeyError('rows')", r"learner.py, line \d+, in end_epoch: KeyError: 'rows'")])
+def test_what_goes_wrong_in_end_epoch_is_named(spec, end, message):
+    host = host_of(bundle_of(learner=LEARNER + "\n    def end_epoch(self):\n        %s\n" % end))
+    with pytest.raises(Exception, match=message):
+        fit(host, spec, host.init_state(json.dumps(spec)), train_packs())
+
+
+def test_end_epoch_may_return_nothing(spec):
+    host = host_of(bundle_of(learner=LEARNER + "\n    def end_epoch(self):\n        self.steps = 40\n"))
+    result = fit(host, spec, host.init_state(json.dumps(spec)), train_packs())
+    assert state.decode(result["state"])["steps"] == 40 and json.loads(result["metrics"])["loss"] > 0
+
+
 def test_begin_epoch_is_told_where_it_is(spec):
     source = LEARNER + "\n    def begin_epoch(self, *a):\n        self.w = np.float32(a)\n    def fit(self, x, y):\n        return {'loss': 0, 'correct': 0}\n"
     host = host_of(bundle_of(learner=source))

@@ -32,6 +32,8 @@ type Manifest struct {
 	Dataset     Dataset              `json:"dataset"`
 	Parameters  map[string]Parameter `json:"parameters"`
 	Gate        Gate                 `json:"gate"`
+	// MaxShards is the most shards the learner can be trained in; nil for any number.
+	MaxShards *int `json:"max_shards,omitempty"`
 }
 
 // Input is the schema of one example.
@@ -118,6 +120,9 @@ func (m *Manifest) check() error {
 		if want, reserved := reservedParameters()[name]; reserved && p.Type != want.Type {
 			problem("parameter %q: it counts epochs for every app; expected the type %q", name, want.Type)
 		}
+	}
+	if m.MaxShards != nil && *m.MaxShards < 1 {
+		problem("max_shards is %d, expected 1 or more", *m.MaxShards)
 	}
 	for name, value := range map[string]*float64{"accuracy": m.Gate.Accuracy, "f1": m.Gate.F1, "tolerance": m.Gate.Tolerance} {
 		if value != nil && !(*value >= 0 && *value <= 1) {

@@ -216,6 +216,7 @@ parameters:
   word: {type: string, default: a, min: 1}
   epochs: {type: float, default: 1}
 gate: {accuracy: 1.5}
+max_shards: 0
 `))
 	if err == nil || fault.Of(err) != fault.Configuration {
 		t.Fatalf("got %v", err)
@@ -224,6 +225,7 @@ gate: {accuracy: 1.5}
 		`name "no spaces please"`, `task "ranking"`, "input.shape [8 0]", `input.dtype "int8"`, "input.range [1, 1]", `class "a"`, `dataset.source "../secret.csv"`,
 		`parameter "Rate"`, `parameter "width": default: "1.5" is no int`, `parameter "kind": default: sine is none of`, `parameter "depth": type "number"`,
 		`parameter "bare": expected a default`, `parameter "late": default: 3 is more than 2`, `parameter "word": min and max are for`, `parameter "epochs": it counts epochs`, "gate.accuracy is 1.5",
+		"max_shards is 0",
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is missing in:\n%v", want, err)

@@ -19,12 +19,14 @@ type Spec struct {
 
 // Input is what a learner knows about the data: the packs' layout and the train split's statistics.
 type Input struct {
-	Task       string      `json:"task"`
-	Shape      []int       `json:"shape"`
-	DType      string      `json:"dtype"`
-	Range      *[2]float64 `json:"range,omitempty"`
-	Classes    []string    `json:"classes,omitempty"`
-	Statistics Statistics  `json:"statistics"`
+	Task    string      `json:"task"`
+	Shape   []int       `json:"shape"`
+	DType   string      `json:"dtype"`
+	Range   *[2]float64 `json:"range,omitempty"`
+	Classes []string    `json:"classes,omitempty"`
+	// ClassCounts are the rows of each class in the train split; none for regression.
+	ClassCounts []int64    `json:"class_counts,omitempty"`
+	Statistics  Statistics `json:"statistics"`
 }
 
 // Statistics are dataset.InputStatistic without what no learner may lean on: minimum and maximum are over all splits.
@@ -38,7 +40,7 @@ type Statistics struct {
 func InputOf(m *dataset.Manifest) Input {
 	return Input{
 		Task: m.Task, Shape: m.Input.Shape, DType: m.Input.DType, Range: m.Input.Range,
-		Classes: m.Classes, Statistics: Statistics{m.Stats.Shape, m.Stats.Mean, m.Stats.Std},
+		Classes: m.Classes, ClassCounts: m.Splits.Train.Histogram, Statistics: Statistics{m.Stats.Shape, m.Stats.Mean, m.Stats.Std},
 	}
 }
 

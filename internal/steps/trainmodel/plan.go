@@ -167,6 +167,9 @@ func fits(m *mlapp.Manifest, data *dataset.Manifest) error {
 	if len(m.Input.Labels) > 0 && !slices.Equal(m.Input.Labels, data.Classes) {
 		problem("the ML app %q has the classes %q, the dataset %q", m.Name, m.Input.Labels, data.Classes)
 	}
+	if most := m.MaxShards; most != nil && data.Shards > *most {
+		problem("the ML app %q can be trained in %d shards at most, the dataset has %d: upload it again with --shards=%d", m.Name, *most, data.Shards, *most)
+	}
 	if data.Splits.Train.Rows == 0 {
 		problem("the dataset has no rows in its train split")
 	}

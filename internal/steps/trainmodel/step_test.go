@@ -356,7 +356,7 @@ func TestAnAppMustFitItsDataset(t *testing.T) {
 	config, schema := trainingtest.Server(t)
 	f, s := trainingtest.New(t, config, schema, 1), registrytest.New(t)
 	m := *f.Dataset
-	m.Input.Shape, m.Task, m.Splits.Train.Rows = []int{4, 2}, "regression", 0
+	m.Input.Shape, m.Task, m.Splits.Train.Rows, m.Shards = []int{4, 2}, "regression", 0, 2
 	text, err := m.JSON()
 	if err != nil {
 		t.Fatal(err)
@@ -364,8 +364,14 @@ func TestAnAppMustFitItsDataset(t *testing.T) {
 	if _, err := f.Connect(t).Exec(t.Context(), "update datasets set manifest = $1", string(text)); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := f.Connect(t).Exec(t.Context(), `update releases set manifest = jsonb_set(manifest::jsonb, '{max_shards}', '1')`); err != nil {
+		t.Fatal(err)
+	}
 	r := run(t, f, s.URL, nil)
-	for _, text := range []string{"is for classification, the dataset for regression", "takes float32 [8], the dataset holds float32 [4 2]", "no rows in its train split"} {
+	for _, text := range []string{
+		"is for classification, the dataset for regression", "takes float32 [8], the dataset holds float32 [4 2]", "no rows in its train split",
+		"can be trained in 1 shards at most, the dataset has 2: upload it again with --shards=1",
+	} {
 		if r.Code != 2 || !strings.Contains(r.Message, text) {
 			t.Errorf("exit %d, %q is not in the message:\n%s", r.Code, text, r.Message)
 		}

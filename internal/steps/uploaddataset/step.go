@@ -40,7 +40,7 @@ func Spec() step.Spec {
 		{Name: "format", Usage: "format of the data; when unset, the ML app's, or else what the content says", Enum: dataset.Formats()},
 		{Name: "label", Usage: "label column, or array of an NPZ file; when unset, the ML app's"},
 		{Name: "csv-delimiter", Usage: "character between the fields of a CSV file, or the word tab", Default: ","},
-		{Name: "shards", Usage: "parts of the data that are trained side by side; when unset, one a segment on Greenplum, 2 on PostgreSQL; at most as many as there are packs to train on", Kind: step.Int, Min: &one, Max: &maxShards},
+		{Name: "shards", Usage: "parts of the data that are trained side by side; when unset, one a segment on Greenplum, 2 on PostgreSQL; at most as many as there are packs to train on, and as the ML app's max_shards", Kind: step.Int, Min: &one, Max: &maxShards},
 		{Name: "pack-size", Usage: "examples in a row of the pack table", Kind: step.Int, Default: "256", Min: &one, Max: &maxPack},
 		{Name: "split", Usage: "fractions of the data for training, validation and test", Default: "0.7,0.15,0.15"},
 		{Name: "split-seed", Usage: "seed of the split and of the order of the examples", Kind: step.Int, Default: "0", Min: new(float64)},
@@ -193,6 +193,10 @@ func (u *upload) run(ctx context.Context) (*dataset.Manifest, error) {
 		if o.Shards, err = dataset.DefaultShards(ctx, c); err != nil {
 			return nil, err
 		}
+	}
+	if most := app.Manifest.MaxShards; most != nil && o.Shards > *most {
+		u.in.Log.Info("fewer shards than asked for: the learner allows no more", zap.Int("asked", o.Shards), zap.Int("shards", *most))
+		o.Shards = *most
 	}
 	if _, err := u.store.Exists(ctx); err != nil {
 		return nil, err

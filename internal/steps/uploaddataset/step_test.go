@@ -158,6 +158,28 @@ func TestADatasetIsUploadedOnceFromEverywhere(t *testing.T) {
 	}
 }
 
+func TestALearnersMostShardsCapThoseAskedFor(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	app := appOf(t, table(1000))
+	one := w.run(t, map[string]string{"app": app, "shards": "1"})
+	manifest := filepath.Join(app, "insitu.yaml")
+	text, err := os.ReadFile(manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(manifest, append(text, "max_shards: 1\n"...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	capped := w.run(t, map[string]string{"app": app, "shards": "3"})
+	if one.Code != 0 || capped.Code != 0 || capped.Outputs["dataset-digest"] != one.Outputs["dataset-digest"] {
+		t.Errorf("digest %q, expected that of one shard, %q\n%s%s", capped.Outputs["dataset-digest"], one.Outputs["dataset-digest"], one.Message, capped.Message)
+	}
+	if !strings.Contains(capped.Stderr, `"asked":3`) {
+		t.Errorf("the log does not say that 3 shards were asked for:\n%s", capped.Stderr)
+	}
+}
+
 func TestTenantsThatUploadTheSameFileAtOnceSendItOnce(t *testing.T) {
 	t.Parallel()
 	a, b := newWorld(t), newWorld(t)

@@ -55,6 +55,14 @@ class Learning:
             with self.errors():
                 learner.begin_epoch(epoch, shard, shards)
 
+    def end(self, learner):
+        """Calls end_epoch, if there is one; returns what it adds to the epoch's (sum of losses, number correct)."""
+        if not hasattr(learner, "end_epoch"):
+            return 0.0, 0
+        with self.errors():
+            loss, correct = sums(learner.end_epoch() or {"loss": 0.0})
+        return finite(loss, "end_epoch"), correct
+
     def state(self, learner):
         """The learner's state as bytes."""
         with self.errors():
@@ -64,11 +72,8 @@ class Learning:
     def fit(self, learner, x, y):
         """Trains on one pack; returns (sum of losses, number correct)."""
         with self.errors():
-            result = learner.fit(x, y)
-            loss, correct = float(result["loss"]), int(result.get("correct", 0))
-        if not numpy.isfinite(loss):
-            raise LearnerError("learner.py: fit returned loss %r; a smaller learning rate may help" % loss)
-        return loss, correct
+            loss, correct = sums(learner.fit(x, y))
+        return finite(loss, "fit"), correct
 
     def predict(self, learner, x):
         """Predictions for x: float32 [n, outputs]."""
@@ -119,6 +124,18 @@ class Located:
                 place = "%s, line %d, in %s" % (path, traceback.tb_lineno, code.co_name)
             traceback = traceback.tb_next
         raise LearnerError("%s: %s: %s" % (place, kind.__name__, error)) from error
+
+
+def sums(result):
+    """(loss, correct) of what a learner returned."""
+    return float(result["loss"]), int(result.get("correct", 0))
+
+
+def finite(loss, method):
+    """The loss a learner's method returned; LearnerError when it is no number."""
+    if not numpy.isfinite(loss):
+        raise LearnerError("learner.py: %s returned loss %r; a smaller learning rate may help" % (method, loss))
+    return loss
 
 
 def seed_libraries(numbers):

@@ -7,7 +7,7 @@ from . import learning
 
 
 class Fit:
-    """One shard's epoch: step() for every pack, then result()."""
+    """One shard's epoch: step() for every pack, then result() once."""
 
     def __init__(self, learn, spec, state, clock=time.monotonic):
         self.learn, self.data, self.clock = learn, spec["input"], clock
@@ -27,7 +27,10 @@ class Fit:
         self.correct += correct
 
     def result(self):
-        """(state bytes, metrics)."""
+        """(state bytes, metrics); ends the epoch."""
+        loss, correct = self.learn.end(self.learner)
+        self.loss += loss
+        self.correct += correct
         metrics = {"shard": self.number, "rows": self.rows, "packs": self.packs, "loss": self.loss, "correct": self.correct}
         return self.learn.state(self.learner), dict(metrics, seconds=round(self.clock() - self.started, 6))
 

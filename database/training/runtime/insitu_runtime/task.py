@@ -75,8 +75,9 @@ def run(database, options, distributed=False):
     given = dict(options.get("parameters", {}))
     if "epochs" in options:
         given["epochs"] = options["epochs"]
-    values = parameters.resolve(json.loads(release["manifest"]).get("parameters"), given)
-    manifest = json.loads(dataset["manifest"])
+    app, manifest = json.loads(release["manifest"]), json.loads(dataset["manifest"])
+    check_shards(app, manifest["shards"])
+    values = parameters.resolve(app.get("parameters"), given)
     packs = one(database, PLACE, ["text"], [dataset["pack_table"]])["packs"]
     spec = {
         "input": data_of(manifest), "parameters": values, "seed": options.get("seed", 0), "shards": manifest["shards"],
@@ -124,6 +125,13 @@ def fingerprint(database, packs, shards):
     return hashlib.sha256("".join(digest + "\n" for digest in digests).encode()).hexdigest()
 
 
+def check_shards(app, shards):
+    """ValueError when a dataset has more shards than the app's learner allows."""
+    most = app.get("max_shards")
+    if most is not None and shards > most:
+        raise ValueError("the ML app %r can be trained in %d shards at most, the dataset has %d: upload it again with --shards=%d" % (app["name"], most, shards, most))
+
+
 def data_of(manifest):
     """spec["input"] of a dataset's manifest."""
     data = {"task": manifest["task"], "shape": manifest["input"]["shape"], "dtype": manifest["input"]["dtype"]}
@@ -131,6 +139,8 @@ def data_of(manifest):
         data["range"] = manifest["input"]["range"]
     if manifest.get("classes"):
         data["classes"] = manifest["classes"]
+    if manifest["splits"]["train"].get("histogram"):
+        data["class_counts"] = manifest["splits"]["train"]["histogram"]
     if manifest.get("statistics"):
         data["statistics"] = {name: manifest["statistics"][name] for name in ("shape", "mean", "std")}
     return data
