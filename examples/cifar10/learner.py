@@ -47,6 +47,10 @@ class Learner:
         for weight in self.network.parameters():  # as Adam does at its first step, so that the state is complete from the start
             self.adam.state[weight] = {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
         self.random = torch.Generator().manual_seed(seed)
+        self.importance = torch.ones(len(data["classes"]))
+        if parameters["class_weight"] == "balanced":
+            counts = np.maximum(data["class_counts"], 1)
+            self.importance = torch.from_numpy(counts.sum() / (len(counts) * counts)).float()
 
     def state(self):
         out = {}
@@ -70,6 +74,7 @@ class Learner:
 
     def begin_epoch(self, epoch, shard, shards):
         self.random.manual_seed(int(np.random.SeedSequence([self.seed, epoch, shard]).generate_state(1)[0]))
+        self.adam.param_groups[0]["lr"] = self.parameters["learning_rate"] * shards ** self.parameters["shard_rate"]
 
     def fit(self, x, y):
         loss, correct = 0.0, 0
@@ -78,11 +83,11 @@ class Learner:
         order = torch.randperm(len(x), generator=self.random)
         for rows in order.split(self.parameters["batch_size"]):
             scores = self.network(pixels[rows])
-            batch = nn.functional.cross_entropy(scores, labels[rows])
+            losses = nn.functional.cross_entropy(scores, labels[rows], reduction="none")
             self.adam.zero_grad()
-            batch.backward()
+            (losses * self.importance[labels[rows]]).mean().backward()
             self.adam.step()
-            loss += batch.item() * len(rows)
+            loss += losses.sum().item()
             correct += int((scores.argmax(dim=1) == labels[rows]).sum())
         return {"loss": loss, "correct": correct}
 

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch", reason="the learner needs PyTorch")
 
 HERE = pathlib.Path(__file__).parent
-PARAMETERS = {"epochs": 2, "patience": 0, "learning_rate": 0.001, "batch_size": 16}
+PARAMETERS = {"epochs": 2, "patience": 0, "learning_rate": 0.001, "batch_size": 16, "class_weight": "none", "shard_rate": 0.0}
 DATA = {"task": "classification", "shape": [3, 32, 32], "dtype": "uint8", "range": [0, 255], "classes": [str(i) for i in range(10)]}
 RECORD = 1 + 3 * 32 * 32
 
@@ -79,6 +79,28 @@ def test_a_loaded_state_goes_on_as_if_never_saved(learner_type, pictures):
         learner.begin_epoch(3, 0, 1)
         learner.fit(*pictures)
     assert equal(straight.state(), resumed.state())
+
+
+def test_balanced_weights_find_more_of_a_rare_class(learner_type):
+    rng = np.random.default_rng(3)
+    y = (np.arange(160) % 16 == 0).astype(np.int32)
+    x = np.clip(110 + 20 * y[:, None] + rng.normal(0, 120, (160, 3 * 32 * 32)), 0, 255).astype(np.uint8).reshape(-1, 3, 32, 32)
+    data = dict(DATA, classes=["many", "few"], class_counts=np.bincount(y).tolist())
+    recall = {}
+    for name in ("none", "balanced"):
+        learner = learner_type(dict(PARAMETERS, class_weight=name), data, 7)
+        learner.begin_epoch(1, 0, 1)
+        for _ in range(2):
+            learner.fit(x, y)
+        recall[name] = learner.predict(x)[y == 1, 1].mean()
+    assert recall["balanced"] > recall["none"] + 0.2
+
+
+@pytest.mark.parametrize(("power", "factor"), [(0, 1), (0.5, 2), (1, 4)])
+def test_the_step_size_grows_with_the_shards(learner_type, power, factor):
+    learner = learner_type(dict(PARAMETERS, shard_rate=power), DATA, 7)
+    learner.begin_epoch(1, 3, 4)
+    assert learner.adam.param_groups[0]["lr"] == factor * PARAMETERS["learning_rate"]
 
 
 def test_the_onnx_model_agrees_with_torch(learner_type, pictures):

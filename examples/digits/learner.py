@@ -24,6 +24,10 @@ class Learner:
         self.square = {name: np.zeros_like(weight) for name, weight in self.weights.items()}
         self.steps = 0
         self.rate = parameters["learning_rate"]
+        self.importance = np.ones(outputs, np.float32)
+        if parameters["class_weight"] == "balanced":
+            counts = np.maximum(data["class_counts"], 1)
+            self.importance = (counts.sum() / (outputs * counts)).astype(np.float32)
         self.rng = rng
 
     def state(self):
@@ -40,7 +44,7 @@ class Learner:
     def begin_epoch(self, epoch, shard, shards):
         self.rng = np.random.default_rng([self.seed, epoch, shard])
         progress = (epoch - 1) / self.parameters["epochs"]
-        self.rate = self.parameters["learning_rate"] * (1 + math.cos(math.pi * progress)) / 2
+        self.rate = self.parameters["learning_rate"] * shards ** self.parameters["shard_rate"] * (1 + math.cos(math.pi * progress)) / 2
 
     def fit(self, x, y):
         loss, correct = 0.0, 0
@@ -81,7 +85,7 @@ class Learner:
         loss, correct = float(-np.log(np.maximum(picked, 1e-12)).sum()), int((p.argmax(axis=1) == y).sum())
         error = p.copy()
         error[np.arange(len(y)), y] -= 1
-        error /= len(y)
+        error *= self.importance[y][:, None] / len(y)
         back = (error @ self.weights["w2"].T) * (hidden > 0)
         self.adam({"w2": hidden.T @ error, "b2": error.sum(axis=0), "w1": x.T @ back, "b1": back.sum(axis=0)})
         return loss, correct

@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 
 HERE = pathlib.Path(__file__).parent
-PARAMETERS = {"epochs": 4, "patience": 0, "hidden": 32, "learning_rate": 0.01, "batch_size": 32, "shift": 0.33}
+PARAMETERS = {"epochs": 4, "patience": 0, "hidden": 32, "learning_rate": 0.01, "batch_size": 32, "shift": 0.33, "class_weight": "none", "shard_rate": 0.0}
 DATA = {"task": "classification", "shape": [8, 8], "dtype": "uint8", "range": [0, 16], "classes": list("0123456789")}
 
 
@@ -61,6 +61,30 @@ def test_a_loaded_state_goes_on_as_if_never_saved(learner_type, digits):
         learner.begin_epoch(3, 0, 1)
         learner.fit(digits[0][:256], digits[1][:256])
     assert all(np.array_equal(straight.state()[name], resumed.state()[name]) for name in straight.state())
+
+
+def test_balanced_weights_find_more_of_a_rare_class(learner_type, digits):
+    x, y = digits[0][:1024], digits[1][:1024]
+    kept = (y != 8) | (np.cumsum(y == 8) <= 6)
+    x, y = x[kept], y[kept]
+    data = dict(DATA, class_counts=np.bincount(y).tolist())
+    recall = {}
+    for name in ("none", "balanced"):
+        learner = learner_type(dict(PARAMETERS, class_weight=name), data, 7)
+        for epoch in range(1, 5):
+            learner.begin_epoch(epoch, 0, 1)
+            for start in range(0, len(y), 256):
+                learner.fit(x[start : start + 256], y[start : start + 256])
+        rare = digits[0][1024:][digits[1][1024:] == 8]
+        recall[name] = (learner.predict(rare).argmax(axis=1) == 8).mean()
+    assert recall["balanced"] > recall["none"] + 0.2
+
+
+@pytest.mark.parametrize(("power", "factor"), [(0, 1), (0.5, 2), (1, 4)])
+def test_the_step_size_grows_with_the_shards(learner_type, power, factor):
+    learner = learner_type(dict(PARAMETERS, shard_rate=power), DATA, 7)
+    learner.begin_epoch(1, 3, 4)
+    assert learner.rate == factor * PARAMETERS["learning_rate"]
 
 
 def test_all_numbers_stay_float32(learner_type, digits):
