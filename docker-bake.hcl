@@ -164,7 +164,7 @@ target "postgres" {
   inherits = ["_common"]
   matrix = {
     database = [
-      { name = "training", does = "learners need: NumPy, PyTorch, Pillow, ONNX and ONNX Runtime" },
+      { name = "training", does = "learners need: NumPy, PyTorch, scikit-learn, LightGBM, Pillow, ONNX and ONNX Runtime" },
       { name = "inference", does = "models need: NumPy, Pillow and ONNX Runtime" },
     ]
   }

@@ -134,7 +134,7 @@ carvel() {
 
 [ -d "$INSITU_TOOLS/mlflow-venv" ] || say "the first time takes some minutes and 6 GB of disk (Debian packages; $INSITU_TOOLS; Go's and pip's caches)"
 packages ca-certificates git maven default-jre-headless \
-  postgresql-15 postgresql-plpython3-15 python3-numpy python3-torch python3-pil python3-venv
+  postgresql-15 postgresql-plpython3-15 python3-numpy python3-torch python3-sklearn python3-pil python3-venv
 install_go
 # The downloads of Python packages and the build of Go programs share the machine well.
 venv db-venv requirements/db.txt --system-site-packages &

@@ -149,10 +149,13 @@ func (r *pipelineRun) printSummary(ctx context.Context, s *runJSON, result *loca
 	row := func(name, format string, args ...any) {
 		fmt.Fprintf(table, "%s\t"+format+"\n", append([]any{name}, args...)...)
 	}
-	for _, metric := range [][2]string{{"accuracy", "Accuracy on held-out data"}, {"f1", "Macro-F1 on held-out data"}} {
-		if value, ok := s.Metrics[metric[0]]; ok {
-			row(metric[1], "%.4f", value)
-		}
+	accuracy, evaluated := s.Metrics["accuracy"]
+	switch f1, classes := s.Metrics["f1"]; {
+	case classes:
+		row("Accuracy on held-out data", "%.4f", accuracy)
+		row("Macro-F1 on held-out data", "%.4f", f1)
+	case evaluated:
+		row("R2 on held-out data", "%.4f", accuracy)
 	}
 	if s.Model.Name != "" {
 		row("Model", "%s version %s, %s", s.Model.Name, s.Model.Version, orText(aliasText(s.Model.Alias), "not promoted"))

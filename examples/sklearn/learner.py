@@ -43,11 +43,14 @@ class Learner:
 
     def fit(self, x, y):
         p = self.predict(x)
-        self.model.partial_fit(self.scaler.transform(x), y, classes=self.classes)
+        self.model.partial_fit(self.scaled(x), y, classes=self.classes)
         return {"loss": -np.log(np.maximum(p[np.arange(len(y)), y], 1e-12)).sum(), "correct": (p.argmax(axis=1) == y).sum()}
 
     def predict(self, x):
-        return self.model.predict_proba(self.scaler.transform(x)).astype(np.float32)
+        return self.model.predict_proba(self.scaled(x)).astype(np.float32)
+
+    def scaled(self, x):
+        return self.scaler.transform(x.astype(np.float64))  # newer versions want the type of coef_
 
     def export(self):
         from skl2onnx import to_onnx

@@ -310,7 +310,9 @@ func TestTheJobIDOfTheREADMEsExample(t *testing.T) {
 
 func TestTheExamplesAreApps(t *testing.T) {
 	t.Parallel()
-	for name, model := range map[string]string{"digits": "digits", "cifar10": "cifar_cnn"} {
+	for name, model := range map[string]string{
+		"digits": "digits", "cifar10": "cifar_cnn", "logistic": "logistic", "linear": "linear", "sklearn": "sklearn", "boosting": "boosting",
+	} {
 		a, err := Load(filepath.Join("../../examples", name))
 		if err != nil {
 			t.Errorf("%s: %v", name, err)

@@ -379,6 +379,42 @@ func TestPicturesAreLearnedByTorchAndPredictedFromPNG(t *testing.T) {
 	}
 }
 
+func TestTheExamplesForTablesAreTrainedAndServed(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		example, epochs string
+		columns, shards int
+		metric          string
+		labels          []string // none: a number
+	}{
+		{"logistic", "3", 30, 2, "Accuracy on held-out data", []string{"malignant", "benign"}},
+		{"linear", "20", 5, 2, "R2 on held-out data", nil},
+		{"sklearn", "2", 6, 2, "Accuracy on held-out data", []string{"ok", "failed"}},
+		{"boosting", "2", 6, 1, "Accuracy on held-out data", []string{"poor", "fair", "good"}},
+	} {
+		t.Run(test.example, func(t *testing.T) {
+			t.Parallel()
+			p := newProject(t, test.example)
+			code, printed := p.run(t, "-p", "epochs="+test.epochs)
+			if code != 0 || !strings.Contains(printed, test.metric) {
+				t.Fatalf("exit code %d, expected 0 and the %s\n%s", code, test.metric, printed)
+			}
+			var shards int
+			if err := p.training.QueryRow(t.Context(), "select (manifest ->> 'shards')::int from "+postgres.Ident(p.name, "datasets")).Scan(&shards); err != nil || shards != test.shards {
+				t.Errorf("%d shards, expected %d (%v)", shards, test.shards, err)
+			}
+			var label string
+			zeros := make([]byte, 4*test.columns)
+			if err := p.inference.QueryRow(t.Context(), "select "+postgres.Ident(p.name, "run_inference_task")+"($1)", zeros).Scan(&label); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := strconv.ParseFloat(label, 64); test.labels == nil && err != nil || test.labels != nil && !slices.Contains(test.labels, label) {
+				t.Errorf("a row of zeros is predicted as %q, expected one of %q, or a number", label, test.labels)
+			}
+		})
+	}
+}
+
 func classes() []string {
 	return []string{"airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"}
 }
