@@ -152,7 +152,10 @@ def test_end_epoch_comes_after_the_last_pack_and_adds_its_sums(spec):
     assert (metrics["rows"], metrics["loss"], metrics["correct"]) == (30, 3.0, 5)
 
 
-@pytest.mark.parametrize(("end", "message"), [("return {'loss': float('nan')}", "end_epoch returned loss nan"), ("raise KeyError('rows')", r"learner.py, line \d+, in end_epoch: KeyError: 'rows'")])
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [("return {'loss': float('nan')}", "end_epoch returned loss nan"), ("raise KeyError('rows')", r"learner.py, line \d+, in end_epoch: KeyError: 'rows'")],
+)
 def test_what_goes_wrong_in_end_epoch_is_named(spec, end, message):
     host = host_of(bundle_of(learner=LEARNER + "\n    def end_epoch(self):\n        %s\n" % end))
     with pytest.raises(Exception, match=message):

@@ -19,7 +19,14 @@ def table():
     """2,400 made-up fields: the columns, and the harvest (0 to 2); each column has a best value, and the worst one counts most."""
     rng = np.random.default_rng(40)
     n = 2400
-    columns = [rng.uniform(5, 35, n), rng.uniform(100, 900, n), rng.uniform(4, 14, n), rng.uniform(4.5, 8.5, n), rng.uniform(0, 200, n), rng.uniform(0, 1500, n)]
+    columns = [
+        rng.uniform(5, 35, n),
+        rng.uniform(100, 900, n),
+        rng.uniform(4, 14, n),
+        rng.uniform(4.5, 8.5, n),
+        rng.uniform(0, 200, n),
+        rng.uniform(0, 1500, n),
+    ]
     x = np.column_stack(columns).round(2)
     growth = np.exp(-((x[:, :4] - [21, 520, 10, 6.4]) ** 2) / (2 * np.square([8, 220, 4, 1.3]))).prod(axis=1) * np.minimum(1, 0.4 + x[:, 4] / 150)
     growth = growth * np.exp(rng.normal(0, 0.12, n))
@@ -36,7 +43,9 @@ def learner_type():
 
 @pytest.fixture(scope="module")
 def fields():
-    rows = np.loadtxt(HERE / "fields.csv.gz", delimiter=",", skiprows=1, converters={6: lambda text: CLASSES.index(text if isinstance(text, str) else text.decode())})
+    rows = np.loadtxt(
+        HERE / "fields.csv.gz", delimiter=",", skiprows=1, converters={6: lambda text: CLASSES.index(text if isinstance(text, str) else text.decode())}
+    )
     return rows[:, :6].astype(np.float32), rows[:, 6].astype(np.int32)
 
 

@@ -23,7 +23,8 @@ class Learner:
             counts = np.maximum(data["class_counts"], 1)
             weights = dict(enumerate(counts.sum() / (len(counts) * counts)))
         self.model = SGDClassifier(
-            loss="log_loss", alpha=parameters["decay"], learning_rate="invscaling", eta0=parameters["learning_rate"], power_t=parameters["power"], class_weight=weights, random_state=seed
+            loss="log_loss", alpha=parameters["decay"], learning_rate="invscaling", eta0=parameters["learning_rate"], power_t=parameters["power"],
+            class_weight=weights, random_state=seed,
         )  # fmt: skip
         self.model.classes_, self.model.n_features_in_ = self.classes, features
         self.load({"coef": np.zeros((outputs, features)), "intercept": np.zeros(outputs), "steps": np.array(1.0)})
@@ -57,9 +58,8 @@ class Learner:
         from skl2onnx.common.data_types import FloatTensorType
         from sklearn.pipeline import make_pipeline
 
-        model = to_onnx(
-            make_pipeline(self.scaler, self.model), initial_types=[("input", FloatTensorType([None, *self.data["shape"]]))], options={"zipmap": False}, target_opset=13
-        )  # fmt: skip
+        types = [("input", FloatTensorType([None, *self.data["shape"]]))]
+        model = to_onnx(make_pipeline(self.scaler, self.model), initial_types=types, options={"zipmap": False}, target_opset=13)
         for output in [output for output in model.graph.output if output.name != "probabilities"]:
             model.graph.output.remove(output)  # the label
         return model.SerializeToString()
