@@ -27,7 +27,7 @@ def test_a_dataset_with_few_enough_shards_can_be_trained_on(app, shards):
 
 
 def test_a_dataset_with_too_many_shards_is_refused():
-    with pytest.raises(ValueError, match="'a' can be trained in 1 shards at most, the dataset has 2: upload it again with --shards=1"):
+    with pytest.raises(ValueError, match="'a' says max_shards: 1, the dataset has 2 shards: upload it again with --shards=1"):
         task.check_shards({"name": "a", "max_shards": 1}, 2)
 
 

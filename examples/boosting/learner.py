@@ -17,7 +17,8 @@ class Learner:
         self.outputs = 1 if data["task"] == "regression" else len(data["classes"])
         self.settings = {
             "objective": "regression" if data["task"] == "regression" else "multiclass", "num_class": self.outputs,
-            "learning_rate": parameters["learning_rate"], "num_leaves": parameters["leaves"], "min_data_in_leaf": parameters["leaf_rows"], "feature_fraction": parameters["columns"],
+            "learning_rate": parameters["learning_rate"], "num_leaves": parameters["leaves"], "min_data_in_leaf": parameters["leaf_rows"],
+            "feature_fraction": parameters["columns"],
             "num_threads": 1, "deterministic": True, "force_row_wise": True, "verbosity": -1,
         }  # fmt: skip
         self.rows, self.labels, self.text = [], [], ""

@@ -202,6 +202,9 @@ func TestOneSQLCallLeavesTheSameRows(t *testing.T) {
 	if diff := cmp.Diff(spec, jobSpec(t, f, j.ID)); diff != "" {
 		t.Errorf("spec of the job: %s", diff)
 	}
+	if counts := spec["input"].(map[string]any)["class_counts"]; counts == nil {
+		t.Error("the spec does not count the classes")
+	}
 }
 
 func jobSpec(t *testing.T, f *trainingtest.Fixture, job string) (spec map[string]any) {

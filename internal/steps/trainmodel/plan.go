@@ -168,7 +168,7 @@ func fits(m *mlapp.Manifest, data *dataset.Manifest) error {
 		problem("the ML app %q has the classes %q, the dataset %q", m.Name, m.Input.Labels, data.Classes)
 	}
 	if most := m.MaxShards; most != nil && data.Shards > *most {
-		problem("the ML app %q can be trained in %d shards at most, the dataset has %d: upload it again with --shards=%d", m.Name, *most, data.Shards, *most)
+		problem("the ML app %q says max_shards: %d, the dataset has %d shards: upload it again with --shards=%d", m.Name, *most, data.Shards, *most)
 	}
 	if data.Splits.Train.Rows == 0 {
 		problem("the dataset has no rows in its train split")

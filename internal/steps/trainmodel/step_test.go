@@ -370,7 +370,7 @@ func TestAnAppMustFitItsDataset(t *testing.T) {
 	r := run(t, f, s.URL, nil)
 	for _, text := range []string{
 		"is for classification, the dataset for regression", "takes float32 [8], the dataset holds float32 [4 2]", "no rows in its train split",
-		"can be trained in 1 shards at most, the dataset has 2: upload it again with --shards=1",
+		"says max_shards: 1, the dataset has 2 shards: upload it again with --shards=1",
 	} {
 		if r.Code != 2 || !strings.Contains(r.Message, text) {
 			t.Errorf("exit %d, %q is not in the message:\n%s", r.Code, text, r.Message)

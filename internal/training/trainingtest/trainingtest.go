@@ -133,6 +133,12 @@ func (f *Fixture) load(t testing.TB, c *postgres.Conn, shards int) {
 			}
 			f.exec(t, c, "insert into "+postgres.Ident(table)+" values ("+values+")", args...)
 			count := m.Splits.Of(split)
+			if count.Histogram == nil {
+				count.Histogram = make([]int64, len(f.Classes))
+			}
+			for i := 0; i < len(labels); i += 4 {
+				count.Histogram[labels[i]]++ // fewer than 256 classes, little-endian
+			}
 			count.Rows += packSize
 			count.Packs++
 			m.Rows += packSize

@@ -129,9 +129,7 @@ def check_shards(app, shards):
     """ValueError when a dataset has more shards than the app's learner allows."""
     most = app.get("max_shards")
     if most is not None and shards > most:
-        raise ValueError(
-            "the ML app %r can be trained in %d shards at most, the dataset has %d: upload it again with --shards=%d" % (app["name"], most, shards, most)
-        )
+        raise ValueError("the ML app %r says max_shards: %d, the dataset has %d shards: upload it again with --shards=%d" % (app["name"], most, shards, most))
 
 
 def data_of(manifest):
