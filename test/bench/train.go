@@ -1,0 +1,181 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// train compares epochs in the database with the same epochs in plain Python, one and two at a time.
+func train(ctx context.Context, b *bench) error {
+	for _, model := range []struct {
+		name, folder   string
+		images, rounds int
+		one, two       goal
+	}{
+		{"CNN", cnn, scaled(12_800, b.scale, 1000), b.rounds, atLeast(0.97), atLeast(0.98)},
+		{"softmax", softmax, scaled(50_000, b.scale, 1000), 2*b.rounds + 1, atLeast(0.85), atLeast(0.85)},
+	} {
+		measured, err := b.epochsOf(ctx, model.folder, model.images, model.rounds)
+		if err != nil {
+			return err
+		}
+		side := fmt.Sprintf("%s, %d images an epoch: ", model.name, measured.rows)
+		b.add(side+"one epoch in plain Python (limit) / in the database", model.one, ratio, paired(measured.plain[0], measured.inside[0]))
+		b.add(side+"two plain processes side by side (limit) / two shards in the database", model.two, ratio, paired(measured.plain[1], measured.inside[1]))
+		if model.folder == cnn {
+			b.add(side+"one shard / two shards in the database", atLeast(1.75), times, paired(measured.inside[0], measured.inside[1]))
+			b.add(side+"one plain process / two, for comparison: what the machine allows", goal{}, times, paired(measured.plain[0], measured.plain[1]))
+		}
+		for i, shards := range []string{"one shard", "two shards"} {
+			pace := make([]float64, len(measured.inside[i]))
+			for k, s := range measured.inside[i] {
+				pace[k] = float64(measured.rows) / s
+			}
+			b.add(side+"seconds of an epoch in the database, "+shards, goal{}, seconds, summarize(measured.inside[i]))
+			b.add(side+"images in the database, "+shards, goal{}, perSecond, summarize(pace))
+		}
+		b.add(side+"most memory a session held (VmHWM, shared buffers it touched included)", goal{}, mebibytes, summarize(measured.memory))
+		b.add(side+"of that its own (RssAnon)", goal{}, mebibytes, summarize(measured.own))
+		b.add(side+"most memory a plain process held, the packs included", goal{}, mebibytes, summarize(measured.plainMemory))
+		equal := 0.0
+		if measured.equal {
+			equal = 1
+		}
+		b.add(side+"one shard: the database's state equals plain Python's to the bit, every round", atLeast(1), yes, summarize([]float64{equal}))
+	}
+	return nil
+}
+
+// epochTimes are seconds by round; index 0 is one shard, 1 is two.
+type epochTimes struct {
+	rows                     int64
+	inside, plain            [2][]float64
+	memory, own, plainMemory []float64 // bytes
+	equal                    bool
+}
+
+// epochsOf alternates: an epoch in the database, the same from the same state in plain Python; with one shard, then with two.
+func (b *bench) epochsOf(ctx context.Context, folder string, images, rounds int) (out epochTimes, err error) {
+	var jobs [2]*stepper
+	var workers [2][]*worker
+	for i := range jobs {
+		shards := i + 1
+		d, err := b.images(ctx, dataKey{images, shards, ordinary()})
+		if err != nil {
+			return out, err
+		}
+		out.rows = d.Splits.Train.Rows
+		packs, err := b.packFile(ctx, d)
+		if err != nil {
+			return out, err
+		}
+		job, err := b.job(ctx, folder, d, rounds+1, 1, nil)
+		if err != nil {
+			return out, err
+		}
+		if jobs[i], err = b.stepper(ctx, job); err != nil {
+			return out, err
+		}
+		defer jobs[i].close()
+		for range shards {
+			w, err := b.worker(ctx, folder, packs)
+			if err != nil {
+				return out, err
+			}
+			defer w.close()
+			workers[i] = append(workers[i], w)
+		}
+	}
+	out.equal = true
+	for round := range rounds + 1 { // the first is to warm up
+		for i, s := range jobs {
+			inside, err := s.epoch()
+			if err != nil {
+				return out, err
+			}
+			plain, digests, err := b.plainEpoch(ctx, s.job.ID, s, workers[i], inside.Epoch)
+			if err != nil {
+				return out, err
+			}
+			if i == 0 {
+				_, digest, err := b.checkpoint(ctx, s.job.ID, inside.Epoch)
+				if err != nil {
+					return out, err
+				}
+				out.equal = out.equal && digest == digests[0].SHA256
+			}
+			if round == 0 {
+				continue
+			}
+			out.inside[i], out.plain[i] = append(out.inside[i], inside.Seconds), append(out.plain[i], plain)
+			if round == rounds {
+				if err := b.memoryOf(ctx, s.job.ID, &out); err != nil {
+					return out, err
+				}
+				for _, a := range digests {
+					out.plainMemory = append(out.plainMemory, a.Memory)
+				}
+			}
+		}
+	}
+	return out, nil
+}
+
+// plainEpoch runs an epoch's shards in plain processes side by side and returns the time of the slowest.
+func (b *bench) plainEpoch(ctx context.Context, job string, s *stepper, workers []*worker, epoch int) (float64, []answer, error) {
+	state, _, err := b.checkpoint(ctx, job, epoch-1)
+	if err != nil {
+		return 0, nil, err
+	}
+	answers := make([]answer, len(workers))
+	var all errgroup.Group
+	for shard, w := range workers {
+		spec, err := specOf(s.job, epoch, shard)
+		if err != nil {
+			return 0, nil, err
+		}
+		all.Go(func() (err error) {
+			answers[shard], err = w.do(map[string]any{"do": "epoch", "spec": spec, "state": state})
+			return err
+		})
+	}
+	err = all.Wait()
+	slowest := 0.0
+	for _, a := range answers {
+		slowest = max(slowest, a.Seconds)
+	}
+	return slowest, answers, err
+}
+
+// memoryOf reads what the job's sessions held, from /proc: the server runs on this machine.
+func (b *bench) memoryOf(ctx context.Context, application string, out *epochTimes) error {
+	rows, err := b.admin.Query(ctx, "select pid from pg_stat_activity where application_name = $1", application)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var pid int
+		if err := rows.Scan(&pid); err != nil {
+			return err
+		}
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(string(text)) {
+			var kib float64
+			if n, _ := fmt.Sscanf(line, "VmHWM: %f", &kib); n == 1 {
+				out.memory = append(out.memory, kib*1024)
+			}
+			if n, _ := fmt.Sscanf(line, "RssAnon: %f", &kib); n == 1 {
+				out.own = append(out.own, kib*1024)
+			}
+		}
+	}
+	return rows.Err()
+}
