@@ -140,3 +140,12 @@ func specOf(job training.Job, epoch, shard int) (map[string]any, error) {
 	spec["epoch"], spec["shard"] = epoch, shard
 	return spec, nil
 }
+
+// jsonText is a value of strings, numbers, lists and maps as JSON.
+func jsonText(value any) string {
+	text, err := json.Marshal(value)
+	if err != nil {
+		panic(err)
+	}
+	return string(text)
+}

@@ -39,13 +39,15 @@ class Worker:
         seconds = time.perf_counter() - began
         return {"seconds": seconds, "rows": metrics["rows"], "sha256": hashlib.sha256(learned).hexdigest(), "memory": peak()}
 
-    def read(self, path, size):
-        """A file as numpy arrays of at most size bytes, the first and last byte of each looked at."""
-        total, began = 0, time.perf_counter()
+    def read(self, path, sizes, whole):
+        """A file as numpy arrays of the given sizes, read whole or one by one; the first and last byte of each looked at."""
+        total, at, began = 0, 0, time.perf_counter()
+        if whole:
+            everything = numpy.fromfile(path, numpy.uint8)
         with open(path, "rb", buffering=0) as stream:
-            while raw := stream.read(size):
-                array = numpy.frombuffer(raw, numpy.uint8)
-                total += int(array[0]) + int(array[-1])
+            for size in sizes:
+                array = everything[at : at + size] if whole else numpy.frombuffer(stream.read(size), numpy.uint8)
+                total, at = total + int(array[0]) + int(array[-1]), at + size
         return {"seconds": time.perf_counter() - began, "total": total}
 
     def load_model(self, path):

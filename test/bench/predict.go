@@ -1,0 +1,198 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/insitu-ml/insitu/internal/postgres"
+	"github.com/insitu-ml/insitu/internal/training"
+)
+
+// predict compares the deployed SQL functions with ONNX Runtime on the same arrays and nothing else.
+func predict(ctx context.Context, b *bench) error {
+	small, err := b.images(ctx, dataKey{scaled(2_560, b.scale, 1000), 2, ordinary()})
+	if err != nil {
+		return err
+	}
+	job, err := b.job(ctx, cnn, small, 1, 1, nil)
+	if err != nil {
+		return err
+	}
+	model, err := b.trained(ctx, job, nil)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(b.dir, "model.onnx")
+	if err := os.WriteFile(path, model.ONNX, 0o600); err != nil {
+		return err
+	}
+	w, err := b.worker(ctx, "", "")
+	if err != nil {
+		return err
+	}
+	defer w.close()
+	if _, err := w.do(map[string]any{"do": "load_model", "path": path}); err != nil {
+		return err
+	}
+	if err := b.predictPacks(ctx, w, model); err != nil {
+		return err
+	}
+	return b.predictRows(ctx, w, model)
+}
+
+// predictPacks is the training database: stored packs.
+func (b *bench) predictPacks(ctx context.Context, w *worker, model training.Model) error {
+	images := scaled(12_800, b.scale, 1000)
+	d, err := b.images(ctx, dataKey{images, 1, ordinary()})
+	if err != nil {
+		return err
+	}
+	file, err := b.rawFile(ctx, "packs.raw", "select data from "+postgres.Ident(d.Table)+" order by id")
+	if err != nil {
+		return err
+	}
+	var inside, plain []float64
+	for round := range b.rounds + 1 { // the first is to warm up
+		var bytes int64
+		s, err := timed(func() error {
+			return b.admin.QueryRow(ctx, "select sum(length(predict_onnx($1, $2, data, n))) from "+postgres.Ident(d.Table), model.ONNX, model.ONNXDigest).Scan(&bytes)
+		})
+		if err != nil {
+			return postgres.Wrap(err, "predict_onnx")
+		}
+		if want := int64(images) * classes * 4; bytes != want {
+			return fmt.Errorf("predict_onnx gave %d bytes, expected %d", bytes, want)
+		}
+		a, err := w.do(map[string]any{"do": "predict", "path": file, "rows": images, "size": pack})
+		if err != nil {
+			return err
+		}
+		if round > 0 {
+			inside, plain = append(inside, s), append(plain, a.Seconds)
+		}
+	}
+	b.add(fmt.Sprintf("CNN, %d images: ONNX Runtime on arrays in memory, 256 at a time (limit) / predict_onnx over stored packs", images), atLeast(0.97), ratio, paired(plain, inside))
+	return nil
+}
+
+// predictRows is the inference database: one image a row.
+func (b *bench) predictRows(ctx context.Context, w *worker, model training.Model) error {
+	images := scaled(5_120, b.scale, 512)
+	names := strings.Fields("airplane automobile bird cat deer dog frog horse ship truck")
+	c, err := b.deployed(ctx, b.inference, "inference")
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	manifest := jsonText(map[string]any{"task": "classification", "classes": names, "input": map[string]any{"shape": []int{3, side, side}, "dtype": "uint8", "range": []int{0, 255}}})
+	for _, statement := range []struct {
+		sql  string
+		args []any
+	}{
+		{"insert into model_blobs values ($1, $2)", []any{model.ONNXDigest, model.ONNX}},
+		{"insert into models (name, version, digest, manifest, metrics) values ('bench', 1, $1, $2, '{}')", []any{model.ONNXDigest, manifest}},
+		{"insert into activations (ordinal, name, version) values (1, 'bench', 1)", nil},
+	} {
+		if err := exec1(ctx, c, statement.sql, statement.args...); err != nil {
+			return err
+		}
+	}
+	if err := b.rowTable(ctx, c, "image_rows", "bytea", images); err != nil {
+		return err
+	}
+	file := filepath.Join(b.dir, "rows.raw")
+	if err := writeRaw(file, images); err != nil {
+		return err
+	}
+	const (
+		inBatches = "(select array_agg(pixels order by id) as imgs from image_rows group by id / 256) b, lateral predict_batch(b.imgs) p"
+		inOne     = "(select predict_version('bench', 1, string_agg(pixels, ''::bytea order by id), count(*)::int) as p from image_rows group by id / 256) b"
+	)
+	if err := b.sameLabels(ctx, c, w, file, images, names, inBatches); err != nil {
+		return err
+	}
+	ways := []struct {
+		sql  string // "" is a plain side, in batches of size
+		size int
+		want int64
+	}{
+		{size: pack},
+		{sql: "select count(p.label) from " + inBatches, want: int64(images)},
+		{sql: "select sum(length(p)) from " + inOne, want: int64(images) * classes * 4},
+		{size: 1},
+		{sql: "select count(run_inference_task(pixels)) from image_rows", want: int64(images)},
+	}
+	taken := make([][]float64, len(ways))
+	for round := range b.rounds + 1 { // the first is to warm up
+		for i, way := range ways {
+			var s float64
+			if way.sql == "" {
+				a, err := w.do(map[string]any{"do": "predict", "path": file, "rows": images, "size": way.size})
+				if err != nil {
+					return err
+				}
+				s = a.Seconds
+			} else {
+				var got int64
+				if s, err = timed(func() error { return c.QueryRow(ctx, way.sql).Scan(&got) }); err != nil {
+					return postgres.Wrap(err, way.sql)
+				}
+				if got != way.want {
+					return fmt.Errorf("%s: %d, expected %d", way.sql, got, way.want)
+				}
+			}
+			if round > 0 {
+				taken[i] = append(taken[i], s)
+			}
+		}
+	}
+	what := fmt.Sprintf("CNN, %d images: ", images)
+	b.add(what+"ONNX Runtime, 256 at a time (limit) / rows by array_agg into predict_batch", atLeast(0.92), ratio, paired(taken[0], taken[1]))
+	b.add(what+"the same limit / rows by string_agg into predict_version", goal{}, ratio, paired(taken[0], taken[2]))
+	b.add(what+"run_inference_task row by row / predict_batch", atLeast(4), times, paired(taken[4], taken[1]))
+	b.add(what+"run_inference_task row by row / rows by string_agg into predict_version", goal{}, times, paired(taken[4], taken[2]))
+	b.add(what+"ONNX Runtime, one at a time (limit) / run_inference_task row by row", atLeast(0.85), ratio, paired(taken[3], taken[4]))
+	b.add(what+"ONNX Runtime one at a time / 256 at a time, for comparison: what batching itself gives", goal{}, times, paired(taken[3], taken[0]))
+	return nil
+}
+
+// sameLabels makes sure that both sides predict the same.
+func (b *bench) sameLabels(ctx context.Context, c *postgres.Conn, w *worker, file string, images int, names []string, batches string) error {
+	a, err := w.do(map[string]any{"do": "predict", "path": file, "rows": images, "size": pack})
+	if err != nil {
+		return err
+	}
+	var inBatch, single int64
+	if err := c.QueryRow(ctx, "select sum(array_position($1::text[], p.label) - 1) from "+batches, names).Scan(&inBatch); err != nil {
+		return postgres.Wrap(err, "predict_batch")
+	}
+	if err := c.QueryRow(ctx, "select sum(array_position($1::text[], run_inference_task(pixels)) - 1) from image_rows", names).Scan(&single); err != nil {
+		return postgres.Wrap(err, "run_inference_task")
+	}
+	// A tie that rounding decides may move a label or two of thousands.
+	for _, sum := range []int64{inBatch, single} {
+		if diff := sum - a.Checksum; diff > 20 || diff < -20 {
+			return fmt.Errorf("the sides predict differently: class numbers add up to %d, %d and %d", a.Checksum, inBatch, single)
+		}
+	}
+	return nil
+}
+
+// writeRaw writes the images of a row table one after the other.
+func writeRaw(path string, images int) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for g, i := newGenerator(), 0; i < images; i++ {
+		_, image := g.next()
+		if _, err := f.Write(image); err != nil {
+			return err
+		}
+	}
+	return nil
+}
