@@ -245,10 +245,19 @@ func (w *worker) close() {
 	_ = w.cmd.Wait()
 }
 
+// psqlProgram is the newest psql itself: Debian's /usr/bin/psql is a Perl program that looks for it, and takes much longer to start.
+func psqlProgram() string {
+	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/psql")
+	if len(found) == 0 {
+		return "psql"
+	}
+	return found[len(found)-1]
+}
+
 // psql runs psql on the training database with a script from standard input; it stops at the first error.
 func (b *bench) psql(ctx context.Context, script string) error {
 	c := b.training
-	cmd := exec.CommandContext(ctx, "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", c.Host, "-p", strconv.Itoa(c.Port), "-U", c.Username, "-d", c.Database, "-f", "-")
+	cmd := exec.CommandContext(ctx, psqlProgram(), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", c.Host, "-p", strconv.Itoa(c.Port), "-U", c.Username, "-d", c.Database, "-f", "-")
 	cmd.Env = append(os.Environ(), "PGPASSWORD="+c.Password, "PGOPTIONS=-c search_path="+schema)
 	cmd.Stdin, cmd.Stdout = strings.NewReader(script), nil
 	if out, err := cmd.CombinedOutput(); err != nil {

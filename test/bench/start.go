@@ -30,7 +30,7 @@ func start(ctx context.Context, b *bench) error {
 		}
 	}
 	ours := command(program, "-host", c.Host, "-port", port, "-database", c.Database, "-username", c.Username)
-	psql := command("psql", "-X", "-h", c.Host, "-p", port, "-U", c.Username, "-d", c.Database, "-Atc", "select 1")
+	psql := command(psqlProgram(), "-X", "-h", c.Host, "-p", port, "-U", c.Username, "-d", c.Database, "-Atc", "select 1")
 	python := command(b.python, "-c", `import sys, psycopg2, sklearn.linear_model
 connection = psycopg2.connect(host=sys.argv[1], port=sys.argv[2], dbname=sys.argv[3], user=sys.argv[4])
 cursor = connection.cursor()

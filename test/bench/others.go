@@ -1,4 +1,0 @@
-package main
-
-import "context"
-func madlib(ctx context.Context, b *bench) error { return nil }
