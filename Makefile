@@ -9,7 +9,7 @@ DATASET ?=
 ARGS ?=
 GO = . scripts/env.sh && CGO_ENABLED=0 go
 
-.PHONY: help install build run stop clean images test e2e lint generate verify
+.PHONY: help install build run stop clean images test bench e2e lint generate verify
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,10 @@ images: build ## build the images for this machine: IMAGES='steps insitu databas
 test: build ## all tests, over real services started for them
 	@scripts/install.sh test
 	scripts/test.sh
+
+bench: build ## measure training and predicting in the database against limits and peers: ARGS='-only load,train -rounds 3'
+	@scripts/install.sh bench
+	scripts/bench.sh $(ARGS)
 
 e2e: install ## the pipelines on the Kubernetes cluster of KUBECONFIG, see docs/testing.md
 	@scripts/install.sh e2e

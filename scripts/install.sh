@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what `make run` and `make test` need on Debian 12, as root or as a user with sudo.
 # Quick when everything is there; says what it does; run again it goes on where it stopped.
-# `install.sh test`, `lint`, `chart`, `images` and `e2e` add what only those need.
+# `install.sh test`, `bench`, `lint`, `chart`, `images` and `e2e` add what only those need.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/env.sh
@@ -166,6 +166,7 @@ test)
   chart_tools
   carvel ytt
   ;;
+bench) packages python3-psycopg2 python3-sklearn ;; # the peer of the group "start"
 e2e)
   chart_tools
   carvel ytt

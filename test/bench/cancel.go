@@ -114,7 +114,7 @@ func stopByKill(ctx context.Context, b *bench, job training.Job) (float64, error
 // stopByTimeout runs the driver's own statement for both shards in warm sessions with a time limit.
 func stopByTimeout(ctx context.Context, b *bench, job training.Job) (float64, error) {
 	const limit = 300 * time.Millisecond
-	text, err := os.ReadFile("internal/training/sql/fit.sql")
+	text, err := os.ReadFile("internal/training/sql/postgresql/fit.sql")
 	if err != nil {
 		return 0, err
 	}

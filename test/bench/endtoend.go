@@ -126,6 +126,9 @@ func (e *course) inside(ctx context.Context) (accuracy float64, err error) {
 	if err != nil {
 		return 0, err
 	}
+	if job.Spec.Rows, err = training.Fingerprint(ctx, e.training, schema, m); err != nil { // as train-model does
+		return 0, err
+	}
 	model, err := e.trained(ctx, job, nil)
 	if err != nil {
 		return 0, err

@@ -38,8 +38,8 @@ func load(ctx context.Context, b *bench) error {
 		return err
 	}
 	defer conn.Close()
+	packsLike := "create table other_packs" + dataset.PackTable(conn.Dialect)
 	const (
-		packsLike = "create table other_packs (split text not null, shard int not null, id bigint not null, n int not null, labels bytea not null, data bytea not null, primary key (shard, id))"
 		external  = "alter table other_packs alter column data set storage external"
 		rows      = "create table other_rows (id int primary key, label int not null, pixels int[] not null)"
 	)

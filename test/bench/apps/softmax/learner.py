@@ -10,40 +10,43 @@ class Learner:
 
     def __init__(self, parameters, data, seed):
         self.parameters, self.data = parameters, data
-        size = (math.prod(data["shape"]) + 1, len(data["classes"]))  # the last row is the bias
-        self.weights, self.velocity = np.zeros(size, np.float32), np.zeros(size, np.float32)
-        low, high = data.get("range") or (-1.0, 1.0)
-        self.middle, self.span = np.float32((low + high) / 2), np.float32((high - low) / 2)
+        inputs, outputs = math.prod(data["shape"]), len(data["classes"])
+        self.weights = {"w": np.zeros((inputs, outputs), np.float32), "b": np.zeros(outputs, np.float32)}
+        self.velocity = {name: np.zeros_like(weight) for name, weight in self.weights.items()}
+        low, high = data["range"]
+        self.middle, self.scale = np.float32((low + high) / 2), np.float32(2 / (high - low))
 
     def state(self):
-        return {"weights": self.weights, "velocity": self.velocity}
+        return dict(self.weights, **{"velocity_" + name: value for name, value in self.velocity.items()})
 
     def load(self, state):
-        self.weights, self.velocity = state["weights"], state["velocity"]
+        self.weights = {name: state[name] for name in self.weights}
+        self.velocity = {name: state["velocity_" + name] for name in self.weights}
 
     def scaled(self, x):
-        out = np.ones((len(x), len(self.weights)), np.float32)
-        out[:, :-1] = x.reshape(len(x), -1)
-        out[:, :-1] -= self.middle
-        out[:, :-1] /= self.span
+        out = x.reshape(len(x), -1).astype(np.float32)
+        out -= self.middle
+        out *= self.scale
         return out
 
     def probabilities(self, x):
-        scores = x @ self.weights
+        scores = x @ self.weights["w"] + self.weights["b"]
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))
         return powers / powers.sum(axis=1, keepdims=True)
 
     def fit(self, x, y):
         loss, correct, size = 0.0, 0, self.parameters["batch_size"]
-        rate, momentum = np.float32(self.parameters["learning_rate"]), np.float32(self.parameters["momentum"])
+        momentum = np.float32(self.parameters["momentum"])
         for start in range(0, len(x), size):
             batch, labels = self.scaled(x[start : start + size]), y[start : start + size]
             p, rows = self.probabilities(batch), np.arange(len(labels))
             loss -= float(np.log(np.maximum(p[rows, labels], 1e-12)).sum())
             correct += int((p.argmax(axis=1) == labels).sum())
             p[rows, labels] -= 1
-            self.velocity = momentum * self.velocity - rate / len(batch) * (batch.T @ p)
-            self.weights = self.weights + self.velocity
+            rate = np.float32(self.parameters["learning_rate"] / len(batch))
+            for name, gradient in (("w", batch.T @ p), ("b", p.sum(axis=0))):
+                self.velocity[name] = momentum * self.velocity[name] - rate * gradient
+                self.weights[name] = self.weights[name] + self.velocity[name]
         return {"loss": loss, "correct": correct}
 
     def predict(self, x):
@@ -52,14 +55,14 @@ class Learner:
     def export(self):
         from onnx import TensorProto, helper, numpy_helper
 
-        constants = {"middle": self.middle, "span": self.span, "w": self.weights[:-1], "b": self.weights[-1]}
+        constants = dict(self.weights, middle=self.middle, scale=self.scale)
         raw = TensorProto.UINT8 if self.data["dtype"] == "uint8" else TensorProto.FLOAT
         graph = helper.make_graph(
             [
                 helper.make_node("Flatten", ["input"], ["flat"], axis=1),
                 helper.make_node("Cast", ["flat"], ["float"], to=TensorProto.FLOAT),
                 helper.make_node("Sub", ["float", "middle"], ["moved"]),
-                helper.make_node("Div", ["moved", "span"], ["x"]),
+                helper.make_node("Mul", ["moved", "scale"], ["x"]),
                 helper.make_node("Gemm", ["x", "w", "b"], ["scores"]),
                 helper.make_node("Softmax", ["scores"], ["probabilities"], axis=1),
             ],
