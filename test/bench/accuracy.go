@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/insitu-ml/insitu/internal/dataset"
@@ -15,27 +16,48 @@ const reached = 0.9
 
 // accuracy compares what shards learn in as many epochs as one stream, and how long each takes to get somewhere.
 func accuracy(ctx context.Context, b *bench) error {
-	if err := b.gaps(ctx, "digits, 60 epochs", digits, 5, 60, func(ctx context.Context, shards int) (*data, error) { return b.digits(ctx, shards) }, false); err != nil {
-		return err
+	small := trial{name: "digits, 40 epochs", folder: digits, epochs: 40, seeds: 5, rate: 0.01, of: b.digits}
+	plain := small
+	plain.unscaled = true
+	images := scaled(8_000, b.scale, 2048)
+	large := trial{name: fmt.Sprintf("CNN on %d generated images, 8 epochs", images/2), folder: cnn, epochs: 8, seeds: 3, rate: 0.001, timed: true,
+		of: func(ctx context.Context, shards int) (*data, error) {
+			return b.images(ctx, dataKey{images, shards, [3]float64{0.5, 0.4, 0.1}})
+		}}
+	for _, t := range []trial{small, plain, large} {
+		if err := b.gaps(ctx, t); err != nil {
+			return err
+		}
 	}
-	images, epochs := scaled(10_000, b.scale, 2048), 6
-	return b.gaps(ctx, fmt.Sprintf("CNN on %d generated images, %d epochs", images*4/10, epochs), cnn, 3, epochs, func(ctx context.Context, shards int) (*data, error) {
-		return b.images(ctx, dataKey{images, shards, [3]float64{0.4, 0.5, 0.1}})
-	}, true)
+	return nil
 }
 
-// gaps trains with one, two and four shards and several seeds.
-func (b *bench) gaps(ctx context.Context, name, folder string, seeds, epochs int, of func(context.Context, int) (*data, error), timed bool) error {
+// trial is a training that is repeated with several seeds on one, two and four shards.
+type trial struct {
+	name, folder  string
+	epochs, seeds int
+	rate          float64 // learning rate of one stream; shards get it times the root of their number
+	unscaled      bool    // shards get it as it is
+	timed         bool
+	of            func(ctx context.Context, shards int) (*data, error)
+}
+
+// gaps runs a trial.
+func (b *bench) gaps(ctx context.Context, t trial) error {
 	all := []int{1, 2, 4}
 	final := map[int][]float64{}   // accuracy after the last epoch, by seed
 	arrival := map[int][]float64{} // seconds to the accuracy
-	for seed := range seeds {
+	for seed := range t.seeds {
 		for _, shards := range all {
-			d, err := of(ctx, shards)
+			d, err := t.of(ctx, shards)
 			if err != nil {
 				return err
 			}
-			job, err := b.job(ctx, folder, d, epochs, int64(seed), nil)
+			rate := t.rate
+			if !t.unscaled {
+				rate *= math.Sqrt(float64(shards))
+			}
+			job, err := b.job(ctx, t.folder, d, t.epochs, int64(seed), map[string]any{"learning_rate": rate})
 			if err != nil {
 				return err
 			}
@@ -51,33 +73,37 @@ func (b *bench) gaps(ctx context.Context, name, folder string, seeds, epochs int
 				return err
 			}
 			final[shards] = append(final[shards], line.y[len(line.y)-1])
-			if timed && seed == 0 {
+			if t.timed && seed == 0 {
 				b.curves = append(b.curves, line)
 			}
-			if at, found := line.first(reached); timed && found {
+			if at, found := line.first(reached); t.timed && found {
 				arrival[shards] = append(arrival[shards], at)
 			}
 		}
 	}
-	for _, limit := range []struct {
-		shards int
-		goal   goal
-	}{{2, atMost(0.5)}, {4, atMost(1)}} {
-		gaps := make([]float64, seeds)
-		for i := range gaps {
-			gaps[i] = 100 * (final[1][i] - final[limit.shards][i])
+	how, goals := "learning rate times the root of the shards", []goal{atMost(0.5), atMost(1)}
+	if t.unscaled {
+		how, goals = "learning rate as it is", []goal{{}, {}}
+	}
+	for i, shards := range all[1:] {
+		gaps := make([]float64, t.seeds)
+		for k := range gaps {
+			gaps[k] = 100 * (final[1][k] - final[shards][k])
 		}
-		b.add(fmt.Sprintf("%s, %d seeds: accuracy of one stream minus that of %d shards", name, seeds, limit.shards), limit.goal, points, summarize(gaps))
+		b.add(fmt.Sprintf("%s, %d seeds, %s: validation accuracy of one stream minus that of %d shards", t.name, t.seeds, how, shards), goals[i], points, summarize(gaps))
+	}
+	if t.unscaled {
+		return nil
 	}
 	for _, shards := range all {
-		b.add(fmt.Sprintf("%s: validation accuracy at the end, shards: %d", name, shards), goal{}, func(v float64) string { return fmt.Sprintf("%.4f", v) }, summarize(final[shards]))
+		b.add(fmt.Sprintf("%s: validation accuracy at the end, shards: %d", t.name, shards), goal{}, percent, summarize(final[shards]))
 	}
 	for _, shards := range all {
-		what := fmt.Sprintf("%s: seconds until %.0f %% of the validation split are right, shards: %d", name, 100*reached, shards)
+		what := fmt.Sprintf("%s: seconds until %s of the validation split are right, shards: %d", t.name, percent(reached), shards)
 		switch {
-		case !timed:
-		case len(arrival[shards]) < seeds:
-			b.missing(what, goal{}, seconds, fmt.Sprintf("%d of %d seeds did not get there", seeds-len(arrival[shards]), seeds))
+		case !t.timed:
+		case len(arrival[shards]) < t.seeds:
+			b.missing(what, goal{}, seconds, fmt.Sprintf("%d of %d seeds did not get there", t.seeds-len(arrival[shards]), t.seeds))
 		default:
 			b.add(what, goal{}, seconds, summarize(arrival[shards]))
 		}
@@ -85,9 +111,9 @@ func (b *bench) gaps(ctx context.Context, name, folder string, seeds, epochs int
 	return nil
 }
 
-// digits loads the example's data, half of it for training and most of the rest to validate with.
+// digits loads the example's data; nearly all that is not for training is to validate with.
 func (b *bench) digits(ctx context.Context, shards int) (*data, error) {
-	key := dataKey{-1, shards, [3]float64{0.5, 0.4, 0.1}}
+	key := dataKey{-1, shards, [3]float64{0.7, 0.29, 0.01}}
 	if d, found := b.data[key]; found {
 		return d, nil
 	}

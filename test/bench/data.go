@@ -144,7 +144,7 @@ func newGenerator() *generator {
 func (g *generator) next() (label byte, image []byte) {
 	c, other := g.random.IntN(classes), g.random.IntN(classes)
 	dy, dx, oy, ox := g.random.IntN(9), g.random.IntN(9), g.random.IntN(9), g.random.IntN(9)
-	own, mixed := 15+10*g.random.Float64(), 15+10*g.random.Float64()
+	own, mixed := 12+8*g.random.Float64(), 8*g.random.Float64()
 	at := 0
 	for plane := range 3 {
 		for y := range side {

@@ -56,8 +56,8 @@ func endToEnd(ctx context.Context, b *bench) error {
 		for i, name := range []string{"in the database", "after export of int[]", "after export of bytea"} {
 			b.add(side+"seconds "+name, goal{}, seconds, summarize(taken[i]))
 		}
-		b.add(side+"test accuracy in the database", goal{}, ratio, summarize(accuracy[0]))
-		b.add(side+"test accuracy after export", goal{}, ratio, summarize(accuracy[1]))
+		b.add(side+"test accuracy in the database", goal{}, percent, summarize(accuracy[0]))
+		b.add(side+"test accuracy after export", goal{}, percent, summarize(accuracy[1]))
 	}
 	return execAll(ctx, b.admin, "drop table export_array", "drop table export_hex")
 }

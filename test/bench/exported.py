@@ -5,7 +5,6 @@ The same learner, epochs, batches, validation after each epoch and ONNX export a
 
 import argparse
 import json
-import random
 import sys
 
 from insitu_runtime import boot
@@ -13,6 +12,7 @@ from insitu_runtime import boot
 boot.tune()
 
 import numpy  # noqa: E402  (after tune, which sets the number of threads)
+
 from insitu_runtime import inmemory, learning, state  # noqa: E402
 
 BATCH = 256
@@ -42,8 +42,7 @@ def main():
     release = inmemory.Release(inmemory.bundle_of(options.app))
     shape = spec["input"]["shape"]
     x, y = read(options.csv, options.kind, int(numpy.prod(shape)))
-    order = list(range(len(x)))
-    random.Random(spec["seed"]).shuffle(order)
+    order = numpy.random.default_rng(spec["seed"]).permutation(len(x))
     x, y = x[order].reshape([-1, *shape]), y[order]
     train, validation = map(int, options.split.split(","))
     learner = release.learning.new(spec)

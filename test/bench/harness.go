@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -68,6 +67,7 @@ func times(v float64) string        { return fmt.Sprintf("%.3gx", v) }
 func seconds(v float64) string      { return fmt.Sprintf("%.3g s", v) }
 func milliseconds(v float64) string { return fmt.Sprintf("%.0f ms", 1000*v) }
 func points(v float64) string       { return fmt.Sprintf("%.2f points", v) }
+func percent(v float64) string      { return fmt.Sprintf("%.1f %%", 100*v) }
 func perSecond(v float64) string    { return fmt.Sprintf("%.0f/s", v) }
 func mebibytes(v float64) string    { return fmt.Sprintf("%.0f MiB", v/(1<<20)) }
 
@@ -165,5 +165,5 @@ func chosen(all []group, only string) ([]group, error) {
 	return out, nil
 }
 
-// lowest is the least of two counts, for sizes that flags may shrink.
-func scaled(n int, by float64, least int) int { return cmp.Or(max(int(float64(n)*by), least), least) }
+// scaled is a share of a size, and at least what a measurement needs to work.
+func scaled(n int, by float64, least int) int { return max(int(float64(n)*by), least) }

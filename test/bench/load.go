@@ -40,8 +40,8 @@ func load(ctx context.Context, b *bench) error {
 	defer conn.Close()
 	packsLike := "create table other_packs" + dataset.PackTable(conn.Dialect)
 	const (
-		external  = "alter table other_packs alter column data set storage external"
-		rows      = "create table other_rows (id int primary key, label int not null, pixels int[] not null)"
+		external = "alter table other_packs alter column data set storage external"
+		rows     = "create table other_rows (id int primary key, label int not null, pixels int[] not null)"
 	)
 	ways := []struct {
 		what   string

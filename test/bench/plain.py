@@ -15,6 +15,7 @@ from insitu_runtime import boot
 boot.tune()
 
 import numpy  # noqa: E402  (after tune, which sets the number of threads)
+
 from insitu_runtime import inmemory, onnxmodel  # noqa: E402
 
 

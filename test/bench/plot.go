@@ -36,7 +36,7 @@ const (
 func (b *bench) plot() string {
 	var out strings.Builder
 	goals := slices.DeleteFunc(slices.Clone(b.rows), func(r row) bool {
-		return r.goal == goal{} || r.missing != "" || !(r.sample.low > 0) || r.unit(1) == "yes"
+		return r.goal == goal{} || r.missing != "" || r.unit(1) == "yes"
 	})
 	height := 60 + lineHeight*float64(len(goals)) + 40 + chartHeight + 40
 	fmt.Fprintf(&out, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %g %g" font-family="sans-serif" font-size="11">`+"\n", plotWidth, height)
@@ -73,7 +73,10 @@ func drawGoals(out *strings.Builder, rows []row) {
 	for i, r := range rows {
 		y := 58 + lineHeight*float64(i)
 		better := func(v float64) float64 {
-			if r.goal.atMost {
+			switch {
+			case r.goal.atMost && v <= 0: // an accuracy that is better than the one it is compared with
+				return reach
+			case r.goal.atMost:
 				return r.goal.bound / v
 			}
 			return v / r.goal.bound
