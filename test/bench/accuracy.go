@@ -19,10 +19,10 @@ func accuracy(ctx context.Context, b *bench) error {
 	small := trial{name: "digits, 40 epochs", folder: digits, epochs: 40, seeds: 5, rate: 0.01, of: b.digits}
 	plain := small
 	plain.unscaled = true
-	images := scaled(8_000, b.scale, 2048)
-	large := trial{name: fmt.Sprintf("CNN on %d generated images, 8 epochs", images/2), folder: cnn, epochs: 8, seeds: 3, rate: 0.001, timed: true,
+	images := scaled(10_240, b.scale, 2048)
+	large := trial{name: fmt.Sprintf("CNN on %d generated images, 10 epochs", images/2), folder: cnn, epochs: 10, seeds: 2, rate: 0.001, timed: true,
 		of: func(ctx context.Context, shards int) (*data, error) {
-			return b.images(ctx, dataKey{images, shards, [3]float64{0.5, 0.4, 0.1}})
+			return b.images(ctx, dataKey{images, shards, [3]float64{0.5, 0.2, 0.3}})
 		}}
 	for _, t := range []trial{small, plain, large} {
 		if err := b.gaps(ctx, t); err != nil {

@@ -24,6 +24,8 @@ const (
 	classes  = 10
 	pack     = 256 // images
 	maxBytes = 64 << 30
+	// many is how many images the light work gets: 77 MB, so that the tables of a group fit into shared buffers together.
+	many = 25_000
 )
 
 // dataKey names a generated dataset.
@@ -144,7 +146,7 @@ func newGenerator() *generator {
 func (g *generator) next() (label byte, image []byte) {
 	c, other := g.random.IntN(classes), g.random.IntN(classes)
 	dy, dx, oy, ox := g.random.IntN(9), g.random.IntN(9), g.random.IntN(9), g.random.IntN(9)
-	own, mixed := 12+8*g.random.Float64(), 8*g.random.Float64()
+	own, mixed := 26+10*g.random.Float64(), 10*g.random.Float64()
 	at := 0
 	for plane := range 3 {
 		for y := range side {

@@ -8,7 +8,7 @@ import (
 // growth measures an epoch of the light model on more and more rows.
 func growth(ctx context.Context, b *bench) error {
 	sizes := []int{1, 4, 16}
-	images := scaled(5_000, b.scale, 1000)
+	images := scaled(2_500, b.scale, 1000)
 	line := curve{name: "softmax, one shard"}
 	perRow := make([][]float64, len(sizes))
 	jobs := make([]*stepper, len(sizes))

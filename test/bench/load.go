@@ -77,8 +77,8 @@ func load(ctx context.Context, b *bench) error {
 			if round > 2 && i > 2 {
 				continue // the slowest ways are far from their goals: two rounds will do
 			}
-			clear := []string{"drop table if exists other_packs", "drop table if exists other_rows", "drop table if exists " + table, "delete from datasets where digest = '" + d.Digest + "'"}
-			if err := execAll(ctx, conn, append(append(clear, w.before...), "checkpoint")...); err != nil {
+			empty := []string{"drop table if exists other_packs", "drop table if exists other_rows", "drop table if exists " + table, "delete from datasets where digest = '" + d.Digest + "'"}
+			if err := execAll(ctx, conn, append(append(empty, w.before...), "checkpoint")...); err != nil {
 				return err
 			}
 			s, err := timed(w.run)

@@ -23,7 +23,7 @@ $python$`
 
 // read compares ways to get stored images into numpy.
 func read(ctx context.Context, b *bench) error {
-	images := scaled(50_000, b.scale, 2*pack)
+	images := scaled(many, b.scale, 2*pack)
 	d, err := b.images(ctx, dataKey{images, 1, ordinary()})
 	if err != nil {
 		return err
