@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -100,7 +101,8 @@ func (b *bench) measure(ctx context.Context, picked []group) (failed error) {
 		b.say("measuring")
 		if err := g.run(ctx, b); err != nil {
 			failed = errors.Join(failed, fmt.Errorf("group %q: %w", g.name, err))
-			b.missing("the whole group", goal{}, ratio, "failed: "+err.Error())
+			line, _, _ := strings.Cut(err.Error(), "\n")
+			b.missing("the rest of the group", goal{}, ratio, "failed: "+line)
 		}
 		b.say("took %.0f s", time.Since(began).Seconds())
 		if ctx.Err() != nil {
