@@ -95,6 +95,13 @@ func drawGoals(out *strings.Builder, rows []row) {
 	}
 }
 
+func tick(v float64) string {
+	if v >= 1000 {
+		return fmt.Sprintf("%.0f", v)
+	}
+	return fmt.Sprintf("%.3g", v)
+}
+
 // drawChart draws curves into half of the width.
 func drawChart(out *strings.Builder, left, top float64, title string, curves []curve) {
 	text(out, left+10, top, ` font-size="14" font-weight="bold"`, title)
@@ -119,8 +126,8 @@ func drawChart(out *strings.Builder, left, top float64, title string, curves []c
 	fmt.Fprintf(out, `<path d="M%.1f %.1fV%.1fH%.1f" fill="none" stroke="#555"/>`+"\n", x0, y1, y0, x1)
 	for i := range 5 {
 		x, y := highX*float64(i)/4, lowY+(highY-lowY)*float64(i)/4
-		text(out, toX(x), y0+16, ` text-anchor="middle" fill="#555"`, fmt.Sprintf("%.3g", x))
-		text(out, x0-6, toY(y)+4, ` text-anchor="end" fill="#555"`, fmt.Sprintf("%.3g", y))
+		text(out, toX(x), y0+16, ` text-anchor="middle" fill="#555"`, tick(x))
+		text(out, x0-6, toY(y)+4, ` text-anchor="end" fill="#555"`, tick(y))
 	}
 	colours := []string{"#0969da", "#c4320a", "#1a7f37", "#8250df"}
 	for i, c := range curves {
