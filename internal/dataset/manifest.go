@@ -22,7 +22,7 @@ const (
 func SplitNames() []string { return []string{Train, Validation, Test} }
 
 // ManifestVersion is the version of the manifest's layout and of the packing; both enter the digest.
-const ManifestVersion = 1
+const ManifestVersion = 2
 
 // Manifest describes one packed dataset.
 // It is stored in datasets.manifest and in the object store under manifests/<digest>.json, and holds no secret and no time:

@@ -20,42 +20,40 @@ type Pack struct {
 const (
 	labelBytes = 4
 	// defaultBucket is what one shuffle bucket should hold, in bytes: it is read into memory whole.
-	defaultBucket = 16 << 20
+	defaultBucket = 8 << 20
 	// maxBuckets bounds the write buffers; beyond 8 GiB of data the buckets grow instead.
-	maxBuckets = 512
+	maxBuckets = 1024
 	// chunkBytes is a bucket's write buffer. Larger records are written one by one.
-	chunkBytes = 32 << 10
+	chunkBytes = 16 << 10
 )
 
 // buckets is an external shuffle: rows go to random buckets of their split, all within one scratch file;
 // a bucket that is read back whole and shuffled, one after the other, makes a uniform random order.
+// How many buckets there are decides the order, so the constants above are part of what a digest means.
 type buckets struct {
 	manifest *Manifest
 	file     *os.File
 	end      int64 // of the file
 	record   int   // bytes
+	chunk    int   // bytes: as many records as a write buffer holds, at least one
 	splits   [3][]bucket
 	random   *rand.Rand
 }
 
-// bucket is a list of chunks of the scratch file and what is not written yet.
+// bucket is a list of chunks of the scratch file, all full but the last, and what is not written yet.
 type bucket struct {
-	chunks []chunk
+	chunks []int64 // offsets
 	rows   int
 	buffer []byte
 }
 
-type chunk struct {
-	offset int64
-	size   int
-}
-
 func newBuckets(workDir string, m *Manifest, bucketBytes int64) (*buckets, error) {
-	b := &buckets{manifest: m, record: labelBytes + m.Input.Bytes(), random: random(m.Split.Seed, scatterStream)}
-	total := m.Rows * int64(b.record)
+	record := labelBytes + m.Input.Bytes()
+	b := &buckets{manifest: m, record: record, chunk: max(1, chunkBytes/record) * record, random: random(m.Split.Seed, scatterStream)}
+	total := m.Rows * int64(record)
 	size := max(bucketBytes, (total+maxBuckets-1)/maxBuckets)
 	for i, name := range SplitNames() {
-		n := (m.Splits.Of(name).Rows*int64(b.record) + size - 1) / size
+		n := (m.Splits.Of(name).Rows*int64(record) + size - 1) / size
 		b.splits[i] = make([]bucket, max(1, n))
 	}
 	var err error
@@ -69,20 +67,18 @@ func (b *buckets) put(split int, record []byte) error {
 	all := b.splits[split]
 	k := &all[b.random.IntN(len(all))]
 	k.rows++
-	if len(record) > chunkBytes {
+	if b.chunk == b.record {
 		return b.write(k, record)
 	}
-	if len(k.buffer)+len(record) > chunkBytes {
-		if err := b.write(k, k.buffer); err != nil {
-			return err
-		}
-		k.buffer = k.buffer[:0]
-	}
 	if k.buffer == nil {
-		k.buffer = make([]byte, 0, chunkBytes)
+		k.buffer = make([]byte, 0, b.chunk)
 	}
-	k.buffer = append(k.buffer, record...)
-	return nil
+	if k.buffer = append(k.buffer, record...); len(k.buffer) < b.chunk {
+		return nil
+	}
+	err := b.write(k, k.buffer)
+	k.buffer = k.buffer[:0]
+	return err
 }
 
 func (b *buckets) write(k *bucket, p []byte) error {
@@ -92,7 +88,7 @@ func (b *buckets) write(k *bucket, p []byte) error {
 	if _, err := b.file.WriteAt(p, b.end); err != nil {
 		return fmt.Errorf("write %d bytes of shuffled rows to the work directory: %w", len(p), err)
 	}
-	k.chunks = append(k.chunks, chunk{b.end, len(p)})
+	k.chunks = append(k.chunks, b.end)
 	b.end += int64(len(p))
 	return nil
 }
@@ -111,22 +107,26 @@ func (b *buckets) flush() error {
 	return nil
 }
 
-// read returns the bucket's rows, shuffled, as offsets into one buffer, which is reused.
-func (b *buckets) read(k *bucket, buffer []byte, random *rand.Rand) (rows []byte, order []int, err error) {
-	rows = buffer[:0]
-	for _, c := range k.chunks {
-		n := len(rows)
-		if cap(rows) < n+c.size {
-			grown := make([]byte, n, k.rows*b.record)
-			copy(grown, rows)
-			rows = grown
-		}
-		rows = rows[:n+c.size]
-		if _, err := b.file.ReadAt(rows[n:], c.offset); err != nil {
-			return nil, nil, fmt.Errorf("read shuffled rows from the work directory: %w", err)
+// largest is the number of rows in the fullest bucket.
+func (b *buckets) largest() (rows int) {
+	for _, split := range b.splits {
+		for _, k := range split {
+			rows = max(rows, k.rows)
 		}
 	}
-	return rows, random.Perm(k.rows), nil
+	return rows
+}
+
+// read fills rows with a bucket's rows, in the order they came.
+func (b *buckets) read(k *bucket, rows []byte) error {
+	for _, offset := range k.chunks {
+		n := min(b.chunk, len(rows))
+		if _, err := b.file.ReadAt(rows[:n], offset); err != nil {
+			return fmt.Errorf("read shuffled rows from the work directory: %w", err)
+		}
+		rows = rows[n:]
+	}
+	return nil
 }
 
 // Packs yields the packs of all splits in the order of their ids, the same ones each time.
@@ -135,7 +135,8 @@ func (p *Prepared) Packs() iter.Seq2[*Pack, error] {
 		b, m := p.buckets, p.Manifest
 		random := random(m.Split.Seed, shuffleStream)
 		width := b.record - labelBytes
-		var buffer []byte
+		// One bucket at a time, in space that all of them share.
+		space, order := make([]byte, b.largest()*b.record), make([]int32, b.largest())
 		var id int64
 		for i, name := range SplitNames() {
 			pack := &Pack{Split: name, Labels: make([]byte, 0, m.PackSize*labelBytes), Data: make([]byte, 0, m.PackSize*width)}
@@ -148,15 +149,16 @@ func (p *Prepared) Packs() iter.Seq2[*Pack, error] {
 				pack.Labels, pack.Data = pack.Labels[:0], pack.Data[:0]
 				return ok
 			}
-			for k := range b.splits[i] {
-				rows, order, err := b.read(&b.splits[i][k], buffer, random)
-				if err != nil {
+			for at := range b.splits[i] {
+				k := &b.splits[i][at]
+				rows, order := space[:k.rows*b.record], order[:k.rows]
+				if err := b.read(k, rows); err != nil {
 					yield(nil, err)
 					return
 				}
-				buffer = rows
-				for _, at := range order {
-					record := rows[at*b.record:][:b.record]
+				permute(order, random)
+				for _, row := range order {
+					record := rows[int(row)*b.record:][:b.record]
 					pack.Labels = append(pack.Labels, record[:labelBytes]...)
 					pack.Data = append(pack.Data, record[labelBytes:]...)
 					if len(pack.Labels) == m.PackSize*labelBytes && !emit() {
@@ -169,4 +171,12 @@ func (p *Prepared) Packs() iter.Seq2[*Pack, error] {
 			}
 		}
 	}
+}
+
+// permute fills order with its indices in a random order.
+func permute(order []int32, random *rand.Rand) {
+	for i := range order {
+		order[i] = int32(i)
+	}
+	random.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
 }

@@ -59,8 +59,8 @@ func Spec() step.Spec {
 			"All of the input is checked before anything is stored; an error names the line, row or file. " +
 			"The split into training, validation and test is stratified by class and depends on the data and the seed alone. " +
 			"Packs, shuffled once, are loaded in one transaction: an interrupted upload leaves nothing, or all.\n\n" +
-			"Memory does not grow with the input up to 8 GiB of decoded examples: it holds one pack, one shuffle bucket of 16 MiB, 16 MiB of write buffers, and one decoded record, image (16 million pixels) or set of Parquet pages. " +
-			"Beyond 8 GiB the bucket is 1/512 of the decoded examples. " +
+			"Memory does not grow with the input up to 8 GiB of decoded examples: it holds one pack, one shuffle bucket of 8 MiB, at most 16 MiB of write buffers, and one decoded record, image (16 million pixels) or set of Parquet pages, one a column: below 64 MiB in all, unless packs, records, images or Parquet pages are large. " +
+			"Beyond 8 GiB the bucket is 1/1024 of the decoded examples. " +
 			"The work directory holds the decoded examples once, and a copy of the file if it is remote, in files without a name that vanish with the process.",
 		Flags: flags,
 		Outputs: []step.Output{
