@@ -16,8 +16,8 @@ type classes struct {
 	listed   []string
 	byNumber bool // a label may be a class's number
 	index    map[string]int
-	names    []string // in order of first appearance until sorted
-	counts   []int64
+	names    []string   // in order of first appearance until sorted
+	counts   [][3]int64 // rows in each split
 }
 
 // newClasses takes the classes the app lists, if it does.
@@ -30,7 +30,7 @@ func newClasses(listed []string) *classes {
 		}
 	}
 	c.names = slices.Clone(listed)
-	c.counts = make([]int64, len(c.names))
+	c.counts = make([][3]int64, len(c.names))
 	return c
 }
 
@@ -50,8 +50,8 @@ func (c *classes) number(label string) (int, error) {
 	return -1, nil
 }
 
-// add counts a label.
-func (c *classes) add(label string) error {
+// add counts a label of a split.
+func (c *classes) add(label string, split int) error {
 	if label == "" {
 		return errors.New("the label is empty")
 	}
@@ -74,9 +74,9 @@ func (c *classes) add(label string) error {
 		label = strings.Clone(label)
 		c.index[label] = i
 		c.names = append(c.names, label)
-		c.counts = append(c.counts, 0)
+		c.counts = append(c.counts, [3]int64{})
 	}
-	c.counts[i]++
+	c.counts[i][split]++
 	return nil
 }
 
@@ -88,7 +88,7 @@ func (c *classes) sort() {
 	type class struct {
 		name   string
 		number int64
-		count  int64
+		counts [3]int64
 	}
 	all := make([]class, len(c.names))
 	integers := true
@@ -104,18 +104,18 @@ func (c *classes) sort() {
 		return strings.Compare(a.name, b.name)
 	})
 	for i, a := range all {
-		c.names[i], c.counts[i], c.index[a.name] = a.name, a.count, i
+		c.names[i], c.counts[i], c.index[a.name] = a.name, a.counts, i
 	}
 }
 
-// check says whether the classes can be told apart and split.
+// check says whether all classes can be learned.
 func (c *classes) check() error {
-	if len(c.names) == 1 {
-		return fmt.Errorf("all rows have the label %q, expected at least two classes", c.names[0])
-	}
 	for i, n := range c.counts {
-		if n < int64(len(SplitNames())) {
-			return fmt.Errorf("class %q has %d rows, expected at least %d: one a split", c.names[i], n, len(SplitNames()))
+		switch {
+		case n == [3]int64{}:
+			return fmt.Errorf("class %q has no rows: add some, or take it off the app's labels", c.names[i])
+		case n[0] == 0:
+			return fmt.Errorf("class %q has no row in the train split, of %d rows: add rows of it, choose another split seed, or a larger fraction for training", c.names[i], n[1]+n[2])
 		}
 	}
 	return nil

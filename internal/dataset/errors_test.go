@@ -3,6 +3,7 @@ package dataset
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"hash/crc32"
 	"image/color"
 	"math"
@@ -51,6 +52,11 @@ func TestBadInputIsRefusedAndNothingIsLeft(t *testing.T) {
 	cifarShape := shaped(UInt8, 3, 32, 32)
 	cifar := func(members ...member) []byte { return gzipOf(t, tarOf(t, members...)) }
 	rows := func(lines ...string) []byte { return []byte("x,label\n" + strings.Join(lines, "\n") + "\n") }
+	// A value that is not of the train split.
+	late := 1000.0
+	for position(float32s(late), 0) < 0.7 {
+		late++
+	}
 	good := []string{"1,a", "2,b", "3,a", "4,b", "5,a", "6,b"}
 	goodParquet := parquetOf(t, times(3, list{[]float64{1}, "a"}, list{[]float64{2}, "b"})...)
 	for name, c := range map[string]struct {
@@ -80,14 +86,15 @@ func TestBadInputIsRefusedAndNothingIsLeft(t *testing.T) {
 		"a fraction in uint8":               {"t.csv", rows(append(good, "1.5,a")...), plain8(1), []string{"line 8", "1.5 is no integer"}},
 		"out of the app's range":            {"t.csv", rows(append(good, "17,a")...), plain8(1).with(func(o *Options) { o.Input.Range = &[2]float64{0, 16} }), []string{"line 8", "value 17", "[0, 16]"}},
 		"a label the app does not list":     {"t.csv", rows(append(good, "7,c")...), plain8(1).with(func(o *Options) { o.Labels = []string{"a", "b"} }), []string{"line 8", `unknown label "c"`, `"a", "b"`}},
-		"a listed class without rows":       {"t.csv", rows(good...), plain8(1).with(func(o *Options) { o.Labels = []string{"a", "b", "c"} }), []string{`class "c" has 0 rows`}},
+		"a listed class without rows":       {"t.csv", rows(good...), plain8(1).with(func(o *Options) { o.Labels = []string{"a", "b", "c"} }), []string{`class "c" has no rows`}},
 		"an empty label":                    {"t.csv", rows(append(good, "7,")...), plain8(1), []string{"line 8", "label is empty"}},
 		"a label that is not UTF-8":         {"t.csv", rows(append(good, "7,\xff")...), plain8(1), []string{"line 8", "not UTF-8"}},
 		"a cell that is not UTF-8":          {"t.csv", rows(append(good, "\xff,a")...), plain8(1), []string{"line 8", `column "x"`, "not UTF-8"}},
 		"a header that is not UTF-8":        {"t.csv", []byte("\xff,label\n1,a\n"), plain8(1), []string{"line 1", "not UTF-8"}},
 		"UTF-16":                            {"t.csv", []byte("\xff\xfex\x00,\x00"), plain8(1), []string{"line 1", "UTF-16"}},
 		"one class":                         {"t.csv", rows("1,a", "2,a", "3,a"), plain8(1), []string{`all rows have the label "a"`}},
-		"too few rows of a class":           {"t.csv", rows("1,a", "2,a", "3,a", "4,b", "5,b"), plain8(1), []string{`class "b" has 2 rows, expected at least 3`}},
+		"a class without a row to train on": {"t.csv", append(numbered(100), fmt.Sprintf("%v,c\n", late)...), shaped(Float32, 1), []string{`class "c" has no row in the train split, of 1 rows`, "another split seed"}},
+		"copies of two examples":            {"t.csv", rows(times(50, "1,a", "2,b")...), plain8(1), []string{"fewer than 3 different examples in its 100 rows"}},
 		"a regression on text":              {"t.csv", rows(good...), plain8(1).with(func(o *Options) { o.Task = Regression }), []string{"line 2", "label", "no number"}},
 		"a regression with NaN":             {"t.csv", rows("1,1", "2,nan"), plain8(1).with(func(o *Options) { o.Task = Regression }), []string{"line 3", "label NaN"}},
 		"a compressed file cut short":       {"t.csv.gz", gzipOf(t, rows(good...))[:30], plain8(1), []string{"truncated"}},
@@ -151,7 +158,7 @@ func TestBadInputIsRefusedAndNothingIsLeft(t *testing.T) {
 		"a zip bomb":                     {"i.zip", zipOf(t, set(member{"b/9.png", make([]byte, 8<<20)})...), imageShape, []string{`"b/9.png"`, "200-fold"}},
 		"an archive without images":      {"i.zip", zipOf(t), imageShape, []string{"no PNG, JPEG or GIF"}},
 		"one folder":                     {"i.zip", zipOf(t, member{"a/1.png", pixel}, member{"a/2.png", pixel}, member{"a/3.png", pixel}), imageShape, []string{"all rows have the label"}},
-		"a folder with too few images":   {"i.zip", zipOf(t, set(member{"c/1.png", pixel})...), imageShape, []string{`class "c" has 1 rows`}},
+		"copies of one image":            {"i.zip", zipOf(t, set(member{"c/1.png", pixel})...), imageShape, []string{"fewer than 3 different examples in its 7 rows"}},
 		"a folder whose name is no text": {"i.tar", tarOf(t, set(member{"\xff/1.png", pixel})...), imageShape, []string{"not UTF-8"}},
 	} {
 		t.Run(name, func(t *testing.T) {

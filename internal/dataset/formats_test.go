@@ -1,8 +1,8 @@
 package dataset
 
 import (
-	"bytes"
 	"encoding/binary"
+	"fmt"
 	"image/color"
 	"math"
 	"os"
@@ -16,11 +16,25 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
-// The table that most formats carry: class "a" with [1 2], class "b" with [3 4], three times each.
-const table6 = "u,label,v\n1,a,2\n3,b,4\n1,a,2\n3,b,4\n1,a,2\n3,b,4\n"
+// table24 is what most formats carry: row i is [i i+100], of class "a" if i is even, else "b".
+func table24() string {
+	var b strings.Builder
+	b.WriteString("u,label,v\n")
+	for i := range 24 {
+		fmt.Fprintf(&b, "%d,%s,%d\n", i, ab(i), i+100)
+	}
+	return b.String()
+}
 
-func want6() []string {
-	return []string{"a [1 2]", "a [1 2]", "a [1 2]", "b [3 4]", "b [3 4]", "b [3 4]"}
+func ab(i int) string { return []string{"a", "b"}[i%2] }
+
+// want24 are the contents of table24, with what stands for the classes.
+func want24(classes ...string) (all []string) {
+	for i := range 24 {
+		all = append(all, fmt.Sprintf("%s [%d %d]", classes[i%2], i, i+100))
+	}
+	slices.Sort(all)
+	return all
 }
 
 func TestEveryFormatIsRead(t *testing.T) {
@@ -34,20 +48,33 @@ func TestEveryFormatIsRead(t *testing.T) {
 		Features []float32 `parquet:"features,list"`
 		Label    int64     `parquet:"label"`
 	}
-	one, two := pngOf(t, grayOf(2, 1, func(x, _ int) uint8 { return uint8(1 + x) })), pngOf(t, grayOf(2, 1, func(x, _ int) uint8 { return uint8(3 + x) }))
+	var flats []flat
+	var lists []list
+	var bytes24, labels24, text24, floats24 []byte
+	var swapped []string
+	for i := range 24 {
+		flats = append(flats, flat{int32(i), ab(i), float64(i + 100)})
+		lists = append(lists, list{[]float32{float32(i), float32(i + 100)}, int64(i % 2)})
+		bytes24, labels24 = append(bytes24, byte(i), byte(i+100)), append(labels24, byte(i%2))
+		text24 = append(text24, ab(i)[0], 0, 0, 0, 0, 0, 0, 0)
+		for _, v := range []int{i, i + 100} {
+			floats24 = binary.LittleEndian.AppendUint32(floats24, math.Float32bits(float32(v)))
+		}
+		swapped = append(swapped, fmt.Sprintf("%s [%d %d]", ab(i), i+100, i))
+	}
+	slices.Sort(swapped)
 	folders := func(prefix string) (all []member) {
-		for i := range 3 {
-			all = append(all, member{prefix + "a/" + strconv.Itoa(i) + ".png", one}, member{prefix + "b/" + strconv.Itoa(i) + ".PNG", two})
+		for i := range 24 {
+			ending := []string{".png", ".PNG"}[i%2]
+			all = append(all, member{prefix + ab(i) + "/" + strconv.Itoa(i) + ending, pngOf(t, grayOf(2, 1, func(x, _ int) uint8 { return uint8(i + 100*x) }))})
 		}
 		return append(all, member{prefix + ".DS_Store", []byte("junk")}, member{"__MACOSX/x.png", []byte("junk")})
 	}
-	floats := func(values ...float32) (b []byte) {
-		for _, v := range values {
-			b = binary.LittleEndian.AppendUint32(b, math.Float32bits(v))
-		}
-		return b
+	table, want, digits := table24(), want24("a", "b"), want24("0", "1")
+	fractions := want24("a", "b")
+	for i := range fractions {
+		fractions[i] = strings.ReplaceAll(fractions[i], " 123]", " -4.5]")
 	}
-	digits := []string{"0 [1 2]", "0 [1 2]", "0 [1 2]", "1 [3 4]", "1 [3 4]", "1 [3 4]"}
 	for name, c := range map[string]struct {
 		file    string
 		content []byte
@@ -55,26 +82,26 @@ func TestEveryFormatIsRead(t *testing.T) {
 		format  string
 		want    []string
 	}{
-		"CSV":                                {"t.csv", []byte(table6), plain8(2), FormatCSV, want6()},
-		"CSV with no name to go by":          {"download", []byte(table6), plain8(2), FormatCSV, want6()},
-		"CSV with a byte order mark":         {"t.csv", []byte("\xef\xbb\xbf" + table6), plain8(2), FormatCSV, want6()},
-		"CSV with Windows line ends":         {"t.csv", []byte(strings.ReplaceAll(table6, "\n", "\r\n")), plain8(2), FormatCSV, want6()},
-		"CSV with spaces and quotes":         {"t.csv", []byte(strings.ReplaceAll(table6, "1,a,2", " 1 ,\"a\", 2")), plain8(2), FormatCSV, want6()},
-		"CSV with semicolons":                {"t.csv", []byte(strings.ReplaceAll(table6, ",", ";")), plain8(2).with(func(o *Options) { o.Delimiter = ';' }), FormatCSV, want6()},
-		"CSV compressed":                     {"t.csv.gz", gzipOf(t, []byte(table6)), plain8(2), FormatCSV, want6()},
-		"CSV with a label of another name":   {"t.csv", []byte(strings.Replace(table6, "label", "class", 1)), plain8(2).with(func(o *Options) { o.Label = "class" }), FormatCSV, want6()},
-		"CSV with chosen columns in order":   {"t.csv", []byte(table6), plain8(2).with(func(o *Options) { o.Columns = []string{"v", "u"} }), FormatCSV, []string{"a [2 1]", "a [2 1]", "a [2 1]", "b [4 3]", "b [4 3]", "b [4 3]"}},
-		"CSV as floats":                      {"t.csv", []byte(strings.ReplaceAll(table6, "4", "-4.5e0")), shaped(Float32, 2), FormatCSV, []string{"a [1 2]", "a [1 2]", "a [1 2]", "b [3 -4.5]", "b [3 -4.5]", "b [3 -4.5]"}},
-		"CSV with numbers of listed classes": {"t.csv", []byte(strings.NewReplacer(",a,", ",1,", ",b,", ",0,").Replace(table6)), plain8(2).with(func(o *Options) { o.Labels = []string{"b", "a"} }), FormatCSV, want6()},
-		"Parquet with numeric columns":       {"t.parquet", parquetOf(t, times(3, flat{1, "a", 2}, flat{3, "b", 4})...), plain8(2), FormatParquet, want6()},
-		"Parquet with a list column":         {"t.parquet", parquetOf(t, times(3, list{[]float32{1, 2}, 0}, list{[]float32{3, 4}, 1})...), shaped(Float32, 2), FormatParquet, digits},
-		"NPZ":                                {"t.npz", npzOf(t, npy("|u1", "(6, 2)", []byte{1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4}), npy("|u1", "(6,)", []byte{0, 1, 0, 1, 0, 1})), plain8(2), FormatNPZ, digits},
-		"NPZ with floats and text": {"t.npz", zipOf(t, member{"images.npy", npy("<f4", "(6, 1, 2)", floats(1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4))},
-			member{"labels.npy", npy("<U2", "(6, 1)", bytes.Repeat([]byte("a\x00\x00\x00\x00\x00\x00\x00b\x00\x00\x00\x00\x00\x00\x00"), 3))}), shaped(UInt8, 1, 2), FormatNPZ, want6()},
-		"images in a tar.gz":        {"t.tar.gz", gzipOf(t, tarOf(t, folders("set/")...)), shaped(UInt8, 1, 2), FormatImages, want6()},
-		"images in a tar":           {"t.tar", tarOf(t, folders("")...), shaped(UInt8, 1, 1, 2), FormatImages, want6()},
-		"images in a zip":           {"t.zip", zipOf(t, folders("train/")...), shaped(UInt8, 1, 2), FormatImages, want6()},
-		"images as floats in a zip": {"t.zip", zipOf(t, folders("train/")...), shaped(Float32, 1, 2), FormatImages, want6()},
+		"CSV":                                {"t.csv", []byte(table), plain8(2), FormatCSV, want},
+		"CSV with no name to go by":          {"download", []byte(table), plain8(2), FormatCSV, want},
+		"CSV with a byte order mark":         {"t.csv", []byte("\xef\xbb\xbf" + table), plain8(2), FormatCSV, want},
+		"CSV with Windows line ends":         {"t.csv", []byte(strings.ReplaceAll(table, "\n", "\r\n")), plain8(2), FormatCSV, want},
+		"CSV with spaces and quotes":         {"t.csv", []byte(strings.ReplaceAll(table, "2,a,102", " 2 ,\"a\", 102")), plain8(2), FormatCSV, want},
+		"CSV with semicolons":                {"t.csv", []byte(strings.ReplaceAll(table, ",", ";")), plain8(2).with(func(o *Options) { o.Delimiter = ';' }), FormatCSV, want},
+		"CSV compressed":                     {"t.csv.gz", gzipOf(t, []byte(table)), plain8(2), FormatCSV, want},
+		"CSV with a label of another name":   {"t.csv", []byte(strings.Replace(table, "label", "class", 1)), plain8(2).with(func(o *Options) { o.Label = "class" }), FormatCSV, want},
+		"CSV with chosen columns in order":   {"t.csv", []byte(table), plain8(2).with(func(o *Options) { o.Columns = []string{"v", "u"} }), FormatCSV, swapped},
+		"CSV as floats":                      {"t.csv", []byte(strings.ReplaceAll(table, ",123\n", ",-4.5e0\n")), shaped(Float32, 2), FormatCSV, fractions},
+		"CSV with numbers of listed classes": {"t.csv", []byte(strings.NewReplacer(",a,", ",1,", ",b,", ",0,").Replace(table)), plain8(2).with(func(o *Options) { o.Labels = []string{"b", "a"} }), FormatCSV, want},
+		"Parquet with numeric columns":       {"t.parquet", parquetOf(t, flats...), plain8(2), FormatParquet, want},
+		"Parquet with a list column":         {"t.parquet", parquetOf(t, lists...), shaped(Float32, 2), FormatParquet, digits},
+		"NPZ":                                {"t.npz", npzOf(t, npy("|u1", "(24, 2)", bytes24), npy("|u1", "(24,)", labels24)), plain8(2), FormatNPZ, digits},
+		"NPZ with floats and text": {"t.npz", zipOf(t, member{"images.npy", npy("<f4", "(24, 1, 2)", floats24)},
+			member{"labels.npy", npy("<U2", "(24, 1)", text24)}), shaped(UInt8, 1, 2), FormatNPZ, want},
+		"images in a tar.gz":        {"t.tar.gz", gzipOf(t, tarOf(t, folders("set/")...)), shaped(UInt8, 1, 2), FormatImages, want},
+		"images in a tar":           {"t.tar", tarOf(t, folders("")...), shaped(UInt8, 1, 1, 2), FormatImages, want},
+		"images in a zip":           {"t.zip", zipOf(t, folders("train/")...), shaped(UInt8, 1, 2), FormatImages, want},
+		"images as floats in a zip": {"t.zip", zipOf(t, folders("train/")...), shaped(Float32, 1, 2), FormatImages, want},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -95,7 +122,10 @@ func TestEveryFormatIsRead(t *testing.T) {
 func TestTheLimitOnOneRecordIsNotOneOnTheFile(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("a", 1000)
-	content := []byte("x,label\n" + strings.Repeat("1,"+long+"\n2,"+long[1:]+"\n", maxRecord/1900))
+	content := []byte("x,label\n")
+	for i := range maxRecord / 950 {
+		content = fmt.Appendf(content, "%d,%s\n", i%250, long[i%2:])
+	}
 	if len(content) <= maxRecord+csvBuffer {
 		t.Fatal("the file is too small for this test")
 	}
@@ -108,12 +138,12 @@ func TestAFolderOfImagesIsReadAndHashedByItsContent(t *testing.T) {
 	t.Parallel()
 	folder := func() string {
 		dir := t.TempDir()
-		for _, name := range []string{"cat/1.png", "cat/2.png", "cat/3.png", "dog/1.png", "dog/2.png", "dog/3.png", "dog/.hidden"} {
+		for i, name := range []string{"cat/1.png", "cat/2.png", "cat/3.png", "dog/1.png", "dog/2.png", "dog/3.png", "dog/.hidden"} {
 			file := filepath.Join(dir, name)
 			if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 				t.Fatal(err)
 			}
-			if err := os.WriteFile(file, pngOf(t, grayOf(1, 1, func(int, int) uint8 { return name[0] })), 0o600); err != nil {
+			if err := os.WriteFile(file, pngOf(t, grayOf(1, 1, func(int, int) uint8 { return uint8(10 * i) })), 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -126,7 +156,7 @@ func TestAFolderOfImagesIsReadAndHashedByItsContent(t *testing.T) {
 			t.Fatal(err)
 		}
 		digests = append(digests, p.Manifest.Digest)
-		if d := cmp.Diff([]string{"cat [99]", "cat [99]", "cat [99]", "dog [100]", "dog [100]", "dog [100]"}, contents(rowsOf(t, p))); d != "" {
+		if d := cmp.Diff([]string{"cat [0]", "cat [10]", "cat [20]", "dog [30]", "dog [40]", "dog [50]"}, contents(rowsOf(t, p))); d != "" {
 			t.Error(d)
 		}
 	}
@@ -205,6 +235,12 @@ func TestImagesAreConvertedOnlyWhenThatLosesNothingOrTheAppSaysSo(t *testing.T) 
 					members = append(members, member{class + "/" + strconv.Itoa(i) + "." + c.ending, c.file})
 				}
 			}
+			// Other images, so that there is something to split.
+			lay, _ := layoutOf(c.options.Input.Shape)
+			for i := range 20 {
+				other := pngOf(t, grayOf(lay.width, lay.height, func(int, int) uint8 { return uint8(100 + 5*i) }))
+				members = append(members, member{ab(i) + "/other" + strconv.Itoa(i) + ".png", other})
+			}
 			p, err := prepare(t, "i.zip", zipOf(t, members...), c.options)
 			if c.err != "" {
 				if err == nil || !strings.Contains(err.Error(), c.err) || !strings.Contains(err.Error(), `"a/0.`) {
@@ -215,10 +251,14 @@ func TestImagesAreConvertedOnlyWhenThatLosesNothingOrTheAppSaysSo(t *testing.T) 
 			if err != nil {
 				t.Fatal(err)
 			}
+			var got [][]float64
 			for _, r := range rowsOf(t, p) {
-				if d := cmp.Diff(c.want, r.Values, cmpopts.EquateApprox(0, 1)); d != "" {
-					t.Error(d)
+				if v := r.Values[0]; v < 100 || v > 195 {
+					got = append(got, r.Values)
 				}
+			}
+			if d := cmp.Diff(times(6, c.want), got, cmpopts.EquateApprox(0, 1)); d != "" {
+				t.Error(d)
 			}
 		})
 	}
@@ -252,7 +292,7 @@ func TestClassesAreSortedByNumberOrName(t *testing.T) {
 			t.Parallel()
 			k := newClasses(c.listed)
 			for _, label := range slices.Concat(c.labels, c.labels, c.labels) {
-				if err := k.add(label); err != nil {
+				if err := k.add(label, 0); err != nil {
 					t.Fatal(err)
 				}
 			}

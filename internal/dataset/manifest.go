@@ -3,6 +3,7 @@ package dataset
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 )
 
 // The tasks a dataset can be for.
@@ -22,6 +23,7 @@ const (
 func SplitNames() []string { return []string{Train, Validation, Test} }
 
 // ManifestVersion is the version of the manifest's layout and of the packing; both enter the digest.
+// In version 1 a row's split was drawn at random and there were no Cuts.
 const ManifestVersion = 2
 
 // Manifest describes one packed dataset.
@@ -42,6 +44,7 @@ type Manifest struct {
 	Rows     int64          `json:"rows"`
 	Splits   Splits         `json:"splits"`
 	Split    SplitOptions   `json:"split"`
+	Cuts     Cuts           `json:"cuts"`      // where the splits really divide: at the fractions, unless one would be empty
 	PackSize int            `json:"pack_size"` // examples a pack, at most
 	Shards   int            `json:"shards"`
 	Stats    InputStatistic `json:"statistics"`
@@ -131,14 +134,22 @@ type InputStatistic struct {
 	Max   float64   `json:"max"`
 }
 
+// TestsUnseenBy tells whether no test example of m can be a train or validation example of other, whatever else
+// the two datasets hold: both place an example by the same hash of the same bytes, and all that other learned from lies
+// below m's test examples. False means that it is not known.
+func (m *Manifest) TestsUnseenBy(other *Manifest) bool {
+	return m.Version > 1 && m.Version == other.Version && m.Split.Seed == other.Split.Seed && other.Cuts[1] <= m.Cuts[1] &&
+		m.Input.DType == other.Input.DType && slices.Equal(m.Input.Shape, other.Input.Shape) && slices.Equal(m.Columns, other.Columns)
+}
+
 // ParseManifest reads a manifest as stored.
 func ParseManifest(text []byte) (*Manifest, error) {
 	var m Manifest
 	if err := json.Unmarshal(text, &m); err != nil {
 		return nil, fmt.Errorf("read dataset manifest: %w", err)
 	}
-	if m.Version != ManifestVersion {
-		return nil, fmt.Errorf("read dataset manifest: version %d, this program reads version %d", m.Version, ManifestVersion)
+	if m.Version < 1 || m.Version > ManifestVersion {
+		return nil, fmt.Errorf("read dataset manifest: version %d, this program reads versions 1 to %d", m.Version, ManifestVersion)
 	}
 	return &m, nil
 }

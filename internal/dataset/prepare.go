@@ -93,22 +93,17 @@ func (p *Plan) prepare(ctx context.Context, workDir string) (*Prepared, error) {
 		Version: ManifestVersion, Digest: p.Digest, Table: tableName(p.Digest), Source: p.file.Source, Format: p.Format, Task: o.Task,
 		Raw:     Raw{SHA256: p.file.SHA256, Bytes: p.file.Size, Object: RawObject(p.file.SHA256)},
 		Label:   o.Label,
-		Columns: s.columns, Input: o.Input, Rows: s.rows, Split: o.Split, PackSize: o.PackSize, Shards: o.Shards,
+		Columns: s.columns, Input: o.Input, Rows: s.rows(), Split: o.Split, Cuts: s.cuts, PackSize: o.PackSize, Shards: o.Shards,
 		Creator: "insitu upload-dataset",
 	}
-	counts := []int64{s.rows}
 	if o.Task == Classification {
-		m.Classes, counts = s.classes.names, s.classes.counts
+		m.Classes = s.classes.names
 	}
-	sampler := newSampler(counts, o.Split)
 	for i, name := range SplitNames() {
 		c := m.Splits.Of(name)
-		for class := range counts {
-			n := sampler.left[class][i]
-			c.Rows += n
-			if o.Task == Classification {
-				c.Histogram = append(c.Histogram, n)
-			}
+		c.Rows = s.splits[i]
+		for _, n := range s.classes.counts {
+			c.Histogram = append(c.Histogram, n[i])
 		}
 		c.Packs = (c.Rows + int64(o.PackSize) - 1) / int64(o.PackSize)
 	}
@@ -118,7 +113,7 @@ func (p *Plan) prepare(ctx context.Context, workDir string) (*Prepared, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.scatter(ctx, s, sampler, b, m); err != nil {
+	if err := p.scatter(ctx, s, b, m); err != nil {
 		_ = b.close()
 		return nil, err
 	}
@@ -127,10 +122,14 @@ func (p *Plan) prepare(ctx context.Context, workDir string) (*Prepared, error) {
 
 // scanned is what the first pass finds.
 type scanned struct {
-	rows    int64
-	classes *classes
-	columns []string
+	cuts     Cuts
+	splits   [3]int64 // rows
+	classes  *classes // none for regression
+	columns  []string
+	extremes extremes
 }
+
+func (s *scanned) rows() int64 { return s.splits[0] + s.splits[1] + s.splits[2] }
 
 // rows runs the decoder over the file, with progress.
 func (p *Plan) rows(ctx context.Context, phase string, yield func(*example) error) (*decoder, error) {
@@ -161,17 +160,38 @@ func (p *Plan) rows(ctx context.Context, phase string, yield func(*example) erro
 	return d, p.file.Unchanged()
 }
 
+// scan validates and counts; once more if the cuts must move.
 func (p *Plan) scan(ctx context.Context) (*scanned, error) {
-	s := &scanned{classes: newClasses(p.options.Labels)}
+	s, err := p.count(ctx, p.options.Split.cuts())
+	if err != nil {
+		return nil, err
+	}
+	if cuts := s.extremes.move(s.cuts); cuts != s.cuts {
+		if s, err = p.count(ctx, cuts); err != nil {
+			return nil, err
+		}
+	}
+	return s, s.classes.check()
+}
+
+// count validates every row and counts the splits that the cuts make.
+func (p *Plan) count(ctx context.Context, cuts Cuts) (*scanned, error) {
+	s := &scanned{cuts: cuts, classes: newClasses(nil), extremes: newExtremes()}
+	if p.options.Task == Classification {
+		s.classes = newClasses(p.options.Labels)
+	}
 	size := int64(p.options.Input.Bytes())
 	d, err := p.rows(ctx, PhaseValidate, func(e *example) error {
-		s.rows++
-		if s.rows > p.options.MaxBytes/size {
+		at := position(e.data, p.options.Split.Seed)
+		split := cuts.split(at)
+		s.extremes.add(at, cuts)
+		s.splits[split]++
+		if s.rows() > p.options.MaxBytes/size {
 			return fmt.Errorf("the decoded examples have more than %d bytes: raise max-bytes to read them: %w", p.options.MaxBytes, archive.ErrTooLarge)
 		}
 		var err error
 		if p.options.Task == Classification {
-			err = s.classes.add(e.label)
+			err = s.classes.add(e.label, split)
 		} else {
 			_, err = target(e.label)
 		}
@@ -183,32 +203,29 @@ func (p *Plan) scan(ctx context.Context) (*scanned, error) {
 	if err != nil {
 		return nil, err
 	}
-	switch {
-	case s.rows == 0:
-		return nil, errors.New("the file has no rows")
-	case p.options.Task == Classification:
-		s.classes.sort()
-		if err := s.classes.check(); err != nil {
-			return nil, err
-		}
-	case s.rows < int64(len(SplitNames())):
-		return nil, fmt.Errorf("the file has %d rows, expected at least %d: one a split", s.rows, len(SplitNames()))
-	}
 	s.columns = d.columns
+	s.classes.sort()
+	switch {
+	case s.rows() == 0:
+		return nil, errors.New("the file has no rows")
+	case len(s.classes.names) == 1:
+		return nil, fmt.Errorf("all rows have the label %q, expected at least two classes", s.classes.names[0])
+	case !s.extremes.three():
+		return nil, fmt.Errorf("the file has fewer than %d different examples in its %d rows, expected one a split: copies of an example share their split", len(SplitNames()), s.rows())
+	}
 	return s, nil
 }
 
 // scatter runs the second pass: every row is given its split and put into one of the split's buckets.
-func (p *Plan) scatter(ctx context.Context, s *scanned, sampler *sampler, b *buckets, m *Manifest) error {
+func (p *Plan) scatter(ctx context.Context, s *scanned, b *buckets, m *Manifest) error {
 	statistic := newStatistic(p.options.Input)
 	record := make([]byte, labelBytes+p.options.Input.Bytes())
-	var rows int64
+	var rows [3]int64
 	_, err := p.rows(ctx, PhaseShuffle, func(e *example) error {
-		rows++
-		class, word := 0, uint32(0)
+		var word uint32
 		if p.options.Task == Classification {
-			var err error
-			if class, err = s.classes.number(e.label); err != nil || class < 0 {
+			class, err := s.classes.number(e.label)
+			if err != nil || class < 0 {
 				return errChanged
 			}
 			word = uint32(class)
@@ -219,10 +236,8 @@ func (p *Plan) scatter(ctx context.Context, s *scanned, sampler *sampler, b *buc
 			}
 			word = math.Float32bits(y)
 		}
-		split, err := sampler.next(class)
-		if err != nil {
-			return err
-		}
+		split := s.cuts.split(position(e.data, p.options.Split.Seed))
+		rows[split]++
 		statistic.add(e.data, split == 0)
 		binary.LittleEndian.PutUint32(record, word)
 		copy(record[labelBytes:], e.data)
@@ -231,7 +246,7 @@ func (p *Plan) scatter(ctx context.Context, s *scanned, sampler *sampler, b *buc
 	if err != nil {
 		return err
 	}
-	if rows != s.rows {
+	if rows != s.splits {
 		return errChanged
 	}
 	m.Stats = statistic.result()

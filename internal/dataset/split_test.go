@@ -2,6 +2,7 @@ package dataset
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"math"
 	"os"
@@ -13,29 +14,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
-
-func TestQuotasAreTheNearestWithAtLeastOneEach(t *testing.T) {
-	t.Parallel()
-	f := [3]float64{0.7, 0.15, 0.15}
-	for n, want := range map[int64][3]int64{3: {1, 1, 1}, 4: {2, 1, 1}, 10: {7, 2, 1}, 20: {14, 3, 3}, 100: {70, 15, 15}, 178: {124, 27, 27}, 1e12: {7e11, 1.5e11, 1.5e11}} {
-		if got := quotas(n, f); got != want {
-			t.Errorf("%d rows: %v, want %v", n, got, want)
-		}
-	}
-	for n := int64(3); n < 3000; n++ {
-		for _, f := range [][3]float64{f, {0.8, 0.1, 0.1}, {0.98, 0.01, 0.01}, {1.0 / 3, 1.0 / 3, 1.0 / 3}} {
-			q := quotas(n, f)
-			if q[0]+q[1]+q[2] != n || slices.Min(q[:]) < 1 {
-				t.Fatalf("%d rows by %v: %v", n, f, q)
-			}
-			for i := range q {
-				if d := math.Abs(float64(q[i]) - float64(n)*f[i]); d > 2 {
-					t.Fatalf("%d rows by %v: %v", n, f, q)
-				}
-			}
-		}
-	}
-}
 
 // numbered is a CSV of n rows whose value is their number; every tenth row is of class "rare".
 func numbered(n int) []byte {
@@ -51,51 +29,195 @@ func numbered(n int) []byte {
 	return []byte(b.String())
 }
 
-func TestTheSplitIsExactlyStratifiedAndEveryRowIsInItOnce(t *testing.T) {
-	t.Parallel()
-	o := shaped(Float32, 1)
-	o.Shards = 3
-	p, err := prepare(t, "t.csv", numbered(1000), o)
-	if err != nil {
-		t.Fatal(err)
+func float32s(values ...float64) (b []byte) {
+	for _, v := range values {
+		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(float32(v)))
 	}
-	want := Splits{
-		Train:      SplitCount{Rows: 700, Packs: 175, Histogram: []int64{70, 630}},
-		Validation: SplitCount{Rows: 150, Packs: 38, Histogram: []int64{15, 135}},
-		Test:       SplitCount{Rows: 150, Packs: 38, Histogram: []int64{15, 135}},
-	}
-	if d := cmp.Diff(want, p.Manifest.Splits); d != "" {
-		t.Error(d)
-	}
-	got := map[string]map[string]int64{}
-	seen := map[float64]bool{}
+	return b
+}
+
+// splitsOf is the split of each value of a dataset with one feature. Copies must share it.
+func splitsOf(t *testing.T, p *Prepared) map[float64]string {
+	t.Helper()
+	out := map[float64]string{}
 	for _, r := range rowsOf(t, p) {
-		if got[r.Split] == nil {
-			got[r.Split] = map[string]int64{}
+		if before, ok := out[r.Values[0]]; ok && before != r.Split {
+			t.Fatalf("copies of %v are in %s and %s", r.Values[0], before, r.Split)
 		}
-		got[r.Split][r.Label]++
-		if seen[r.Values[0]] || (r.Label == "rare") != (int(r.Values[0])%10 == 0) {
-			t.Fatalf("%v came twice or with a wrong label", r)
-		}
-		seen[r.Values[0]] = true
+		out[r.Values[0]] = r.Split
 	}
-	if d := cmp.Diff(map[string]map[string]int64{"train": {"rare": 70, "usual": 630}, "validation": {"rare": 15, "usual": 135}, "test": {"rare": 15, "usual": 135}}, got); d != "" {
-		t.Error(d)
-	}
-	shards := map[string]map[int32]int{}
-	id := int64(0)
-	for pack, err := range p.Packs() {
-		if err != nil || pack.ID != id {
-			t.Fatalf("pack %d has id %d (%v)", id, pack.ID, err)
+	return out
+}
+
+func TestTheSplitHasTheFractionsAndEveryRowIsInItOnce(t *testing.T) {
+	t.Parallel()
+	const n = 10_000
+	for seed := range uint64(3) {
+		o := shaped(Float32, 1)
+		o.Shards, o.Split.Seed = 3, seed
+		p, err := prepare(t, "t.csv", numbered(n), o)
+		if err != nil {
+			t.Fatal(err)
 		}
-		id++
-		if shards[pack.Split] == nil {
-			shards[pack.Split] = map[int32]int{}
+		got := map[string][]int64{Train: {0, 0}, Validation: {0, 0}, Test: {0, 0}}
+		seen := map[float64]bool{}
+		for _, r := range rowsOf(t, p) {
+			class := slices.Index(p.Manifest.Classes, r.Label)
+			got[r.Split][class]++
+			if seen[r.Values[0]] || (r.Label == "rare") != (int(r.Values[0])%10 == 0) {
+				t.Fatalf("%v came twice or with a wrong label", r)
+			}
+			seen[r.Values[0]] = true
 		}
-		shards[pack.Split][pack.Shard]++
+		for i, name := range SplitNames() {
+			c := p.Manifest.Splits.Of(name)
+			if d := cmp.Diff(SplitCount{Rows: got[name][0] + got[name][1], Packs: (c.Rows + 3) / 4, Histogram: got[name]}, *c); d != "" {
+				t.Errorf("seed %d: what was packed is not what the manifest says: %s", seed, d)
+			}
+			for class, rows := range []float64{n / 10, n * 9 / 10} {
+				want := rows * o.Split.Fractions[i]
+				// Beyond five standard deviations of a binomial draw it is no accident.
+				if d := math.Abs(float64(got[name][class]) - want); d > 5*math.Sqrt(want*(1-o.Split.Fractions[i])) {
+					t.Errorf("seed %d: %d rows of class %d for %s, expected about %.0f", seed, got[name][class], class, name, want)
+				}
+			}
+		}
+		shards := map[string][]int64{Train: {0, 0, 0}, Validation: {0, 0, 0}, Test: {0, 0, 0}}
+		id := int64(0)
+		for pack, err := range p.Packs() {
+			if err != nil || pack.ID != id {
+				t.Fatalf("pack %d has id %d (%v)", id, pack.ID, err)
+			}
+			id++
+			shards[pack.Split][pack.Shard]++
+		}
+		for name, packs := range shards {
+			if slices.Max(packs)-slices.Min(packs) > 1 || packs[0]+packs[1]+packs[2] != p.Manifest.Splits.Of(name).Packs {
+				t.Errorf("the shards of %s have %v packs", name, packs)
+			}
+		}
 	}
-	if d := cmp.Diff(map[string]map[int32]int{"train": {0: 59, 1: 58, 2: 58}, "validation": {0: 13, 1: 13, 2: 12}, "test": {0: 13, 1: 13, 2: 12}}, shards); d != "" {
-		t.Error(d)
+}
+
+func TestARowStaysInItsSplitWhateverElseThereIs(t *testing.T) {
+	t.Parallel()
+	split := func(content []byte, change func(*Options)) map[float64]string {
+		p, err := prepare(t, "t.csv", content, shaped(Float32, 1).with(change))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return splitsOf(t, p)
+	}
+	rows := func(n int) []string { return strings.Split(strings.TrimSpace(string(numbered(n))), "\n")[1:] }
+	table := func(rows ...string) string { return "x,label\n" + strings.Join(rows, "\n") + "\n" }
+	reversed := rows(1000)
+	slices.Reverse(reversed)
+	want := split(numbered(1000), func(*Options) {})
+	for name, c := range map[string]struct {
+		content string
+		change  func(*Options)
+	}{
+		"more rows":                    {table(rows(3000)...), func(*Options) {}},
+		"the rows in another order":    {table(reversed...), func(*Options) {}},
+		"every row twice":              {table(times(2, rows(1000)...)...), func(*Options) {}},
+		"one more class":               {table(append(rows(1000), "-1,another", "-2,another", "-3,another", "-4,another")...), func(*Options) {}},
+		"labels that were corrected":   {strings.ReplaceAll(table(rows(1000)...), "7,usual", "7,rare"), func(*Options) {}},
+		"other packs and other shards": {table(rows(1000)...), func(o *Options) { o.PackSize, o.Shards = 7, 3 }},
+	} {
+		got := split([]byte(c.content), c.change)
+		for value, split := range want {
+			if got[value] != split {
+				t.Errorf("with %s, row %v is for %s, and was for %s", name, value, got[value], split)
+				break
+			}
+		}
+	}
+	moved := 0
+	for value, split := range split(numbered(1000), func(o *Options) { o.Split.Seed = 1 }) {
+		if want[value] != split {
+			moved++
+		}
+	}
+	// 1 - (0.7² + 0.15² + 0.15²) of the rows.
+	if moved < 400 || moved > 530 {
+		t.Errorf("with another seed %d of 1000 rows changed their split, expected about 465", moved)
+	}
+}
+
+func TestNoSplitIsEmptyHoweverFewRowsThereAre(t *testing.T) {
+	t.Parallel()
+	regression := func(n int) []byte {
+		return []byte(strings.NewReplacer(",usual", ",1", ",rare", ",2").Replace(string(numbered(n))))
+	}
+	for n := 3; n < 30; n++ {
+		for seed := range uint64(20) {
+			o := shaped(Float32, 1).with(func(o *Options) { o.Task, o.Split.Seed = Regression, seed })
+			p, err := prepare(t, "t.csv", regression(n), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			at, m := o.Split.cuts(), p.Manifest
+			var nominal [3]int64
+			for i := range n {
+				nominal[at.split(position(float32s(float64(i)), seed))]++
+			}
+			got := [3]int64{m.Splits.Train.Rows, m.Splits.Validation.Rows, m.Splits.Test.Rows}
+			if full := slices.Min(nominal[:]) > 0; slices.Min(got[:]) < 1 || got[0]+got[1]+got[2] != int64(n) || full && (got != nominal || m.Cuts != at) {
+				t.Fatalf("%d rows by seed %d: %v with cuts %v, the fractions say %v", n, seed, got, m.Cuts, nominal)
+			}
+			if len(splitsOf(t, p)) != n {
+				t.Fatalf("%d rows by seed %d: rows are missing", n, seed)
+			}
+		}
+	}
+	// No fraction is too small, and none is too large.
+	for _, f := range [][3]float64{{0.999998, 0.000001, 0.000001}, {0.000001, 0.000001, 0.999998}, {0.000001, 0.999998, 0.000001}} {
+		p, err := prepare(t, "t.csv", regression(1000), shaped(Float32, 1).with(func(o *Options) { o.Task, o.Split.Fractions = Regression, f }))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := [3]int64{1, 1, 1}
+		for i := range f {
+			if f[i] > 0.5 {
+				want[i] = 998
+			}
+		}
+		if got := [3]int64{p.Manifest.Splits.Train.Rows, p.Manifest.Splits.Validation.Rows, p.Manifest.Splits.Test.Rows}; got != want {
+			t.Errorf("1000 rows by %v: %v, want %v", f, got, want)
+		}
+	}
+}
+
+func TestTestRowsAreKnownToBeUnseenOnlyWhereTheSplitSaysSo(t *testing.T) {
+	t.Parallel()
+	manifest := func(n int, change func(*Options)) *Manifest {
+		p, err := prepare(t, "t.csv", numbered(n), shaped(Float32, 1).with(change))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p.Manifest
+	}
+	mine := manifest(2000, func(*Options) {})
+	old := *mine
+	old.Version = 1
+	named := *mine
+	named.Columns = []string{"y"}
+	for name, c := range map[string]struct {
+		other *Manifest
+		want  bool
+	}{
+		"fewer rows":                     {manifest(1000, func(*Options) {}), true},
+		"other packs, shards and labels": {manifest(1000, func(o *Options) { o.PackSize, o.Shards, o.Labels = 7, 3, []string{"usual", "rare"} }), true},
+		"a larger fraction for test":     {manifest(1000, func(o *Options) { o.Split.Fractions = [3]float64{0.6, 0.2, 0.2} }), true},
+		"a smaller fraction for test":    {manifest(1000, func(o *Options) { o.Split.Fractions = [3]float64{0.8, 0.1, 0.1} }), false},
+		"another seed":                   {manifest(1000, func(o *Options) { o.Split.Seed = 1 }), false},
+		"another type of values":         {manifest(200, func(o *Options) { o.Input.DType = UInt8 }), false},
+		"other columns":                  {&named, false},
+		"a split drawn at random":        {&old, false},
+	} {
+		if got := mine.TestsUnseenBy(c.other); got != c.want {
+			t.Errorf("%s: %t, want %t", name, got, c.want)
+		}
 	}
 }
 
@@ -262,8 +384,8 @@ func TestTheDigestDependsOnBytesAndOptionsAlone(t *testing.T) {
 		}
 		return p.Manifest.Digest
 	}
-	base := digest("t.csv", table6, plain8(2))
-	if digest("other", table6, plain8(2).with(func(o *Options) { o.MaxBytes-- })) != base {
+	base := digest("t.csv", table24(), plain8(2))
+	if digest("other", table24(), plain8(2).with(func(o *Options) { o.MaxBytes-- })) != base {
 		t.Error("the name or a limit changes the digest")
 	}
 	for name, change := range map[string]func(*Options){
@@ -271,16 +393,16 @@ func TestTheDigestDependsOnBytesAndOptionsAlone(t *testing.T) {
 		"the fractions": func(o *Options) { o.Split.Fractions = [3]float64{0.6, 0.2, 0.2} },
 		"the pack size": func(o *Options) { o.PackSize = 5 },
 		"the dtype":     func(o *Options) { o.Input.DType = Float32 },
-		"the range":     func(o *Options) { o.Input.Range = &[2]float64{0, 9} },
+		"the range":     func(o *Options) { o.Input.Range = &[2]float64{0, 200} },
 		"the classes":   func(o *Options) { o.Labels = []string{"b", "a"} },
 		"the columns":   func(o *Options) { o.Columns = []string{"v", "u"} },
 		"the label":     func(o *Options) { o.Label = "label" },
 	} {
-		if digest("t.csv", table6, plain8(2).with(change)) == base {
+		if digest("t.csv", table24(), plain8(2).with(change)) == base {
 			t.Errorf("%s does not change the digest", name)
 		}
 	}
-	if digest("t.csv", table6+"1,a,2\n", plain8(2)) == base {
+	if digest("t.csv", table24()+"1,a,2\n", plain8(2)) == base {
 		t.Error("the content does not change the digest")
 	}
 }
@@ -293,7 +415,7 @@ func TestAFileThatChangesMeanwhileIsRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write(table6)
+	write(table24())
 	ctx := context.Background()
 	f, err := Fetch(ctx, file, FetchOptions{MaxBytes: 1 << 20})
 	if err != nil {
@@ -304,7 +426,7 @@ func TestAFileThatChangesMeanwhileIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	write(table6 + "1,a,2\n")
+	write(table24() + "1,a,2\n")
 	if _, err := plan.Prepare(ctx, t.TempDir()); err == nil || !strings.Contains(err.Error(), "changed while it was read") {
 		t.Error(err)
 	}
@@ -312,7 +434,7 @@ func TestAFileThatChangesMeanwhileIsRefused(t *testing.T) {
 
 func TestManifestsSurviveStorage(t *testing.T) {
 	t.Parallel()
-	p, err := prepare(t, "t.csv", []byte(table6), plain8(2))
+	p, err := prepare(t, "t.csv", []byte(table24()), plain8(2))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,8 +21,9 @@ type Champion struct {
 	Same    bool   `json:"same,omitempty"` // it is the candidate itself
 	// Incomparable says why it cannot be scored on these rows: other classes, another input shape.
 	Incomparable string `json:"incomparable,omitempty"`
-	// OtherData: it was trained on another dataset or another split, so it may know some of these rows.
-	OtherData  bool       `json:"other_data,omitempty"`
+	OtherData    bool   `json:"other_data,omitempty"` // it was trained on another dataset
+	// MayKnow: the other dataset was split in another way, so it may have learned from some of these rows.
+	MayKnow    bool       `json:"may_know,omitempty"`
 	Metrics    Metrics    `json:"metrics"`
 	Comparison Comparison `json:"comparison"`
 }
@@ -78,8 +79,8 @@ func Decide(candidate Metrics, champion *Champion, t Thresholds) Decision {
 		switch {
 		case c.Name == checkDifference:
 			about = c.Text
-			if champion.OtherData {
-				about += "; it learned from another dataset or split and may know some of these rows"
+			if champion.MayKnow {
+				about += "; it learned from data that was split in another way and may know some of these rows"
 			}
 		case c.OK:
 			met = append(met, c.Text)

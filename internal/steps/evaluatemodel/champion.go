@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	datasets "github.com/insitu-ml/insitu/internal/dataset"
 	"github.com/insitu-ml/insitu/internal/evaluation"
 	"github.com/insitu-ml/insitu/internal/fault"
 	"github.com/insitu-ml/insitu/internal/inference"
@@ -62,9 +63,15 @@ func (e *evaluator) champion(ctx context.Context, candidate inference.Model, dat
 	if c.model, err = inference.Fetch(ctx, e.models, e.Model, holder.Version); err != nil {
 		return incomparable(err)
 	}
-	c.OtherData = c.model.DatasetDigest != data.Digest
-	if err := e.fits(ctx, c.model, data); err != nil {
-		return incomparable(err)
+	if c.model.DatasetDigest != data.Digest {
+		learned, err := e.learned(ctx, c.model)
+		if err == nil {
+			err = fits(learned, data)
+		}
+		if err != nil {
+			return incomparable(err)
+		}
+		c.OtherData, c.MayKnow = true, !data.TestsUnseenBy(&learned)
 	}
 	theirs, err := e.score(ctx, c.model, data, 1)
 	if err != nil {
@@ -84,19 +91,18 @@ func ofTheModel(state string) bool {
 	return state == "" || state == "XX000" || strings.HasPrefix(state, "38") || strings.HasPrefix(state, "22")
 }
 
-// fits says what about the champion does not fit the candidate's dataset, as far as the databases or
-// the registry know; what they do not know shows when it is scored.
-func (e *evaluator) fits(ctx context.Context, m inference.Model, data dataset) error {
-	if m.DatasetDigest == data.Digest {
-		return nil
-	}
-	theirs, err := e.db.dataset(ctx, m.DatasetDigest)
+// learned is what the database, or else the registry, knows of the dataset a model was trained on.
+func (e *evaluator) learned(ctx context.Context, m inference.Model) (datasets.Manifest, error) {
+	d, err := e.db.dataset(ctx, m.DatasetDigest)
 	if errors.Is(err, errNoDataset) {
-		err = json.Unmarshal([]byte(m.Manifest), &theirs.Manifest)
+		err = json.Unmarshal([]byte(m.Manifest), &d.Manifest)
 	}
-	if err != nil {
-		return err
-	}
+	return d.Manifest, err
+}
+
+// fits says what about the champion's dataset does not fit the candidate's, as far as it is known; what is not known
+// shows when it is scored.
+func fits(theirs datasets.Manifest, data dataset) error {
 	switch {
 	case theirs.Classes != nil && !slices.Equal(theirs.Classes, data.Classes):
 		return fmt.Errorf("its classes are %s, the dataset's are %s", list(theirs.Classes), list(data.Classes))

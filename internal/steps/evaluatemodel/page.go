@@ -24,7 +24,11 @@ func (e *evaluator) page(r *result, candidate inference.Model, champ *champion, 
 		Sweep: e.sweep(), BestEpoch: o.best, Features: data.Columns,
 	}
 	if r.Champion.Scored() && r.Champion.OtherData {
-		p.Notes = append(p.Notes, fmt.Sprintf("Champion version %s was trained on another dataset (%.16s…): it may have learned some of these test rows, which flatters it.", r.Champion.Version, champ.model.DatasetDigest))
+		about := "both were split by what is in a row and by the same seed, so none of these test rows was among those it learned from."
+		if r.Champion.MayKnow {
+			about = "that was split in another way, so it may have learned some of these test rows, which flatters it."
+		}
+		p.Notes = append(p.Notes, fmt.Sprintf("Champion version %s was trained on another dataset (%.16s…): %s", r.Champion.Version, champ.model.DatasetDigest, about))
 	}
 	for _, epoch := range o.epochs {
 		point := report.Epoch{Epoch: epoch.Epoch}

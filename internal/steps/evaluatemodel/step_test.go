@@ -144,7 +144,7 @@ func load(t *testing.T, setup ...func(postgres.Dialect) []string) (database, fun
 			t.Fatal(err)
 		}
 	}
-	insertDataset(t, conn, toyDigest, "packs_toy", []string{"no", "yes"}, []int{2})
+	insertDataset(t, conn, toyDigest, "packs_toy", []string{"no", "yes"}, []int{2}, 0)
 	i := 0
 	for pack := range 6 {
 		split := []string{datasets.Test, datasets.Train, datasets.Test, datasets.Validation, datasets.Test, datasets.Test}[pack]
@@ -170,11 +170,12 @@ func load(t *testing.T, setup ...func(postgres.Dialect) []string) (database, fun
 	return database{conn, schema}, conn.Close
 }
 
-func insertDataset(t *testing.T, conn *postgres.Conn, digest, table string, classes []string, shape []int) {
+func insertDataset(t *testing.T, conn *postgres.Conn, digest, table string, classes []string, shape []int, seed uint64) {
 	t.Helper()
 	m := datasets.Manifest{
 		Version: datasets.ManifestVersion, Digest: digest, Table: table, Task: datasets.Classification, Classes: classes,
 		Input: datasets.Input{Shape: shape, DType: datasets.Float32}, Rows: 120, Format: "csv", Source: "file:toy.csv", Columns: []string{"p(no)", "p(yes)"},
+		Split: datasets.SplitOptions{Fractions: [3]float64{0.2, 0.2, 0.6}, Seed: seed}, Cuts: datasets.Cuts{0.2, 0.4},
 		Splits: datasets.Splits{Train: datasets.SplitCount{Rows: 20, Histogram: []int64{10, 10}}, Validation: datasets.SplitCount{Rows: 20, Histogram: []int64{10, 10}}, Test: datasets.SplitCount{Rows: 80, Histogram: []int64{40, 40}}},
 	}
 	text, err := m.JSON()
@@ -262,7 +263,11 @@ func TestTheGateAgainstChampions(t *testing.T) {
 			f.add(1, identity, "0ther")
 		}, "passed: accuracy 0.800 >= 0.750, macro-F1 0.800 (no minimum set); champion version 1 cannot be compared (its classes are maybe, perhaps, the dataset's are no, yes), so only the absolute thresholds count", true},
 		"a champion whose dataset is not here is scored by what the registry knows": {func(_ *evaluator, f *fakeRegistry) { f.add(1, constant, "elsewhere") },
-			"passed: accuracy 0.800 >= 0.750, macro-F1 0.800 (no minimum set); champion version 1 has 0.500 on the same 80 rows (difference +0.300, McNemar p = 0.00011); it learned from another dataset or split and may know some of these rows", true},
+			"passed: accuracy 0.800 >= 0.750, macro-F1 0.800 (no minimum set); champion version 1 has 0.500 on the same 80 rows (difference +0.300, McNemar p = 0.00011); it learned from data that was split in another way and may know some of these rows", true},
+		"a champion of an earlier state of the data, split in the same way": {func(_ *evaluator, f *fakeRegistry) { f.add(1, constant, "earlier") },
+			"passed: accuracy 0.800 >= 0.750, macro-F1 0.800 (no minimum set); champion version 1 has 0.500 on the same 80 rows (difference +0.300, McNemar p = 0.00011)", true},
+		"a champion of an earlier state of the data, split by another seed": {func(_ *evaluator, f *fakeRegistry) { f.add(1, constant, "reseeded") },
+			"passed: accuracy 0.800 >= 0.750, macro-F1 0.800 (no minimum set); champion version 1 has 0.500 on the same 80 rows (difference +0.300, McNemar p = 0.00011); it learned from data that was split in another way and may know some of these rows", true},
 		"a champion whose artifact was changed": {func(_ *evaluator, f *fakeRegistry) {
 			f.add(1, identity, toyDigest)
 			f.artifacts["run1/model/model.onnx"] = []byte("tampered")
@@ -273,7 +278,9 @@ func TestTheGateAgainstChampions(t *testing.T) {
 			t.Parallel()
 			db, done := load(t)
 			defer done()
-			insertDataset(t, db.Conn, "0ther", "packs_other", []string{"maybe", "perhaps"}, []int{2})
+			insertDataset(t, db.Conn, "0ther", "packs_other", []string{"maybe", "perhaps"}, []int{2}, 0)
+			insertDataset(t, db.Conn, "earlier", "packs_earlier", []string{"no", "yes"}, []int{2}, 0)
+			insertDataset(t, db.Conn, "reseeded", "packs_reseeded", []string{"no", "yes"}, []int{2}, 1)
 			models := newRegistry()
 			models.add(2, identity, toyDigest)
 			models.aliases["staging"] = 1
@@ -285,6 +292,14 @@ func TestTheGateAgainstChampions(t *testing.T) {
 			}
 			if test.reason != "" && r.Decision.Reason != test.reason || r.Decision.Passed != test.passed {
 				t.Errorf("got  %t %q\nwant %t %q", r.Decision.Passed, r.Decision.Reason, test.passed, test.reason)
+			}
+			for note, want := range map[string]bool{
+				"none of these test rows was among those it learned from":           r.Champion.OtherData && !r.Champion.MayKnow,
+				"so it may have learned some of these test rows, which flatters it": r.Champion.MayKnow,
+			} {
+				if got := strings.Contains(string(r.page), note); got != want {
+					t.Errorf("the report says that %s: %t, want %t", note, got, want)
+				}
 			}
 			if test.reason == "" && !strings.Contains(r.Decision.Reason, "cannot be compared (model \"toy\" version 1: model.onnx has SHA-256") {
 				t.Errorf("reason %q", r.Decision.Reason)

@@ -42,7 +42,7 @@ func Spec() step.Spec {
 		{Name: "csv-delimiter", Usage: "character between the fields of a CSV file, or the word tab", Default: ","},
 		{Name: "shards", Usage: "parts of the data that are trained side by side; when unset, one a segment on Greenplum, 2 on PostgreSQL; at most as many as there are packs to train on, and as the ML app's max_shards", Kind: step.Int, Min: &one, Max: &maxShards},
 		{Name: "pack-size", Usage: "examples in a row of the pack table", Kind: step.Int, Default: "256", Min: &one, Max: &maxPack},
-		{Name: "split", Usage: "fractions of the data for training, validation and test", Default: "0.7,0.15,0.15"},
+		{Name: "split", Usage: "fractions of the data for training, validation and test, met on average", Default: "0.7,0.15,0.15"},
 		{Name: "split-seed", Usage: "seed of the split and of the order of the examples", Kind: step.Int, Default: "0", Min: new(float64)},
 		{Name: "max-bytes", Usage: "most bytes of the file, of what it decompresses to, and of the decoded examples", Kind: step.Int, Default: "10737418240", Min: &one},
 		{Name: "work-dir", Usage: "directory for the copy of a remote file and for the shuffle, with room for file and decoded examples; when unset, the system's"},
@@ -57,7 +57,9 @@ func Spec() step.Spec {
 			"The same data with the same settings again moves no byte.\n\n" +
 			"Formats: CSV with a header (`.gz` too), CIFAR-10's binary tar.gz, NPZ, Parquet, and images in one folder a class (a folder, zip, tar or tar.gz).\n\n" +
 			"All of the input is checked before anything is stored; an error names the line, row or file. " +
-			"The split into training, validation and test is stratified by class and depends on the data and the seed alone. " +
+			"A row's split is decided by a hash of its values and the seed, not of its label or of other rows. " +
+			"So a row stays where it is when rows are added and the data is uploaded again, a model never learned from what is a test row later, and copies of a row are never on both sides. " +
+			"Fractions and the balance of classes are therefore met on average, within some percent for thousands of rows, and not exactly; no split is left empty, and a class without a row to train on is an error. " +
 			"Packs, shuffled once, are loaded in one transaction: an interrupted upload leaves nothing, or all.\n\n" +
 			"Memory does not grow with the input up to 8 GiB of decoded examples: it holds one pack, one shuffle bucket of 8 MiB, at most 16 MiB of write buffers, and one decoded record, image (16 million pixels) or set of Parquet pages, one a column: below 64 MiB in all, unless packs, records, images or Parquet pages are large. " +
 			"Beyond 8 GiB the bucket is 1/1024 of the decoded examples. " +
