@@ -182,7 +182,9 @@ func (u *upload) run(ctx context.Context) (*dataset.Manifest, error) {
 	}
 	o := u.optionsFor(app.Manifest)
 	_, err = parameterflags.Candidates(u.in, &app.Manifest)
-	if err := errors.Join(o.Validate(), err); err != nil {
+	checked := o
+	checked.Shards = max(1, o.Shards) // when nobody asked for a number, the database says it below
+	if err := errors.Join(checked.Validate(), err); err != nil {
 		return nil, err
 	}
 	// Wrong credentials come to light before hours of reading.
