@@ -21,7 +21,7 @@ type predicted struct {
 
 // predict compares the deployed SQL functions with ONNX Runtime on the same arrays and nothing else.
 func predict(ctx context.Context, b *bench) error {
-	small, err := b.images(ctx, dataKey{scaled(2_560, b.scale, 1000), 2, ordinary()})
+	small, err := b.images(ctx, dataKey{scaled(5_120, b.scale, 1000), 2, ordinary()})
 	if err != nil {
 		return err
 	}

@@ -64,7 +64,7 @@ func (b *bench) driver(ctx context.Context, job training.Job) (*exec.Cmd, error)
 // resume kills the driver again and again and compares what comes out with an undisturbed training.
 func resume(ctx context.Context, b *bench) error {
 	const epochs = 4
-	d, err := b.images(ctx, dataKey{scaled(2_560, b.scale, 1000), 2, ordinary()})
+	d, err := b.images(ctx, dataKey{scaled(5_120, b.scale, 1000), 2, ordinary()})
 	if err != nil {
 		return err
 	}
