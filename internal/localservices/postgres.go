@@ -19,7 +19,7 @@ import (
 const settings = `
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
-shared_buffers = 256MB
+shared_buffers = 512MB
 max_wal_size = 2GB
 max_connections = 100
 password_encryption = 'scram-sha-256'

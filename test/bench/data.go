@@ -24,8 +24,8 @@ const (
 	classes  = 10
 	pack     = 256 // images
 	maxBytes = 64 << 30
-	// many is how many images the light work gets: 77 MB, so that the tables of a group fit into shared buffers together.
-	many = 25_000
+	// many is how many images the light work gets: 123 MB, so that the tables of a group fit into shared buffers together.
+	many = 40_000
 )
 
 // dataKey names a generated dataset.

@@ -22,7 +22,7 @@ func endToEnd(ctx context.Context, b *bench) error {
 		goal                   goal
 	}{
 		{"CNN", cnn, scaled(10_000, b.scale, 1000), 3, max(1, b.rounds/2), atLeast(2.2)},
-		{"softmax", softmax, scaled(2*many, b.scale, 1000), 5, max(1, b.rounds/2), atLeast(7)},
+		{"softmax", softmax, scaled(50_000, b.scale, 1000), 5, max(1, b.rounds/2), atLeast(7)},
 	} {
 		e := &course{bench: b, folder: model.folder, images: model.images, epochs: model.epochs}
 		for _, table := range [][2]string{{"export_array", "int[]"}, {"export_hex", "bytea"}} {
