@@ -1,3 +1,4 @@
+import json
 import sys
 
 import pytest
@@ -62,8 +63,12 @@ def test_tuning_is_done_once_and_keeps_the_users_threads(monkeypatch):
 )
 def test_a_learner_that_cannot_be_loaded_names_the_line(source, message):
     with pytest.raises(Exception, match=message) as error:
-        host_of(bundle_of(learner=source))
+        host_of(bundle_of(learner=source)).init_state(json.dumps(SPEC))
     assert type(error.value).__name__ == learning.LearnerError.__name__
+
+
+def test_a_session_that_predicts_by_onnx_alone_imports_no_learner():
+    assert "learning" not in vars(host_of(bundle_of(learner="import no_such_module")))
 
 
 def test_an_error_in_a_helper_names_the_helpers_line():

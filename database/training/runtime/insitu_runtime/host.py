@@ -1,5 +1,6 @@
 """What the SQL functions call: one Host for each release in a session."""
 
+import functools
 import hashlib
 import itertools
 import json
@@ -22,7 +23,6 @@ class Host:
 
     def __init__(self, release, database):
         self.release, self.database = release, database
-        self.learning = learning.Learning(sys.modules[__name__.partition(".")[0]].bundle)
         self.numbers = itertools.count(1)
         self.running = {}  # token -> (statement, work)
         self.learners = {}
@@ -31,6 +31,11 @@ class Host:
         version = database.execute("select version() as version")[0]["version"].lower()
         self.distributed = "greenplum" in version or "cloudberry" in version
         self.where = WHERE % ("gp_execution_segment()" if self.distributed else "null::int")  # -1 is the coordinator
+
+    @functools.cached_property
+    def learning(self):
+        """The app's learner, imported when it is asked for: sessions that predict by ONNX alone need no torch."""
+        return learning.Learning(sys.modules[__name__.partition(".")[0]].bundle)
 
     def init_state(self, spec):
         return self.learning.state(self.learning.new(learning.parse_spec(spec)))
