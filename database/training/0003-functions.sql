@@ -97,7 +97,7 @@ set search_path from current as $python$
 import json, platform
 from importlib import metadata
 versions = {"python": platform.python_version()}
-for name in ("numpy", "onnx", "onnxruntime", "torch"):
+for name in ("numpy", "onnx", "onnxruntime", "torch", "scikit-learn", "lightgbm"):
     try:
         versions[name] = metadata.version(name)  # reads the package's own record: importing torch takes a second
     except metadata.PackageNotFoundError:
