@@ -47,6 +47,26 @@ comment on function predict_batch(bytea[]) is
   'predict for many images at once; index counts from 1';
 revoke all on function predict_batch(bytea[]) from public;
 
+create or replace function predict_row("row" json) returns prediction language plpython3u stable security definer
+set search_path from current as $python$
+if "host" not in SD:
+    SD["host"] = GD[plpy.execute("select load_inference() as key")[0]["key"]]
+return SD["host"].predict_row(row)
+$python$;
+comment on function predict_row(json) is
+  'predict for one row of a table: a JSON object by column name, or an array of numbers in the input''s order';
+revoke all on function predict_row(json) from public;
+
+create or replace function predict_rows(rows json) returns setof indexed_prediction language plpython3u stable security definer
+set search_path from current as $python$
+if "host" not in SD:
+    SD["host"] = GD[plpy.execute("select load_inference() as key")[0]["key"]]
+return SD["host"].predict_rows(rows)
+$python$;
+comment on function predict_rows(json) is
+  'predict_row for the elements of a JSON array, 10,000 at most; index counts from 1';
+revoke all on function predict_rows(json) from public;
+
 create or replace function predict_version(name text, version int, data bytea, n int) returns bytea language plpython3u stable
 set search_path from current as $python$
 if "host" not in SD:
@@ -57,19 +77,99 @@ comment on function predict_version(text, int, bytea, int) is
   'Predictions of a deployed version, active or not, for n raw examples: float32 [n, outputs]';
 revoke all on function predict_version(text, int, bytea, int) from public;
 
+create or replace function record_feedback(img bytea, label text) returns void language plpython3u volatile security definer
+set search_path from current as $python$
+if "host" not in SD:
+    SD["host"] = GD[plpy.execute("select load_inference() as key")[0]["key"]]
+return SD["host"].record_feedback(img, label)
+$python$;
+comment on function record_feedback(bytea, text) is
+  'Keeps what an image really shows (for a regression: its number), for route_evidence; img as it was sent to predict';
+revoke all on function record_feedback(bytea, text) from public;
+
+create or replace function record_row_feedback("row" json, label text) returns void language plpython3u volatile security definer
+set search_path from current as $python$
+if "host" not in SD:
+    SD["host"] = GD[plpy.execute("select load_inference() as key")[0]["key"]]
+return SD["host"].record_row_feedback(row, label)
+$python$;
+comment on function record_row_feedback(json, text) is
+  'record_feedback for a row of a table, as predict_row takes it';
+revoke all on function record_row_feedback(json, text) from public;
+
+create or replace function log_predictions(entries json) returns void language plpgsql volatile
+set search_path from current as $$
+begin
+  if current_setting('transaction_read_only')::boolean then
+    return; -- a standby, or a caller who forbids writing, gets the answer all the same
+  end if;
+  insert into prediction_log (mode, input_hash, bucket, champion_name, champion_version, champion_label, champion_probability,
+    challenger_name, challenger_version, challenger_label, challenger_probability, challenger_error, answered_by)
+  select mode, input_hash, bucket, champion_name, champion_version, champion_label, champion_probability,
+    challenger_name, challenger_version, challenger_label, challenger_probability, challenger_error, answered_by
+  from json_populate_recordset(null::prediction_log, entries);
+end
+$$;
+comment on function log_predictions(json) is 'Adds to prediction_log; for the functions that predict, which may not write themselves';
+revoke all on function log_predictions(json) from public;
+
+create or replace function set_route(mode text, version int, share float8) returns void language plpgsql volatile
+set search_path from current as $$
+declare
+  champion record;
+begin
+  if set_route.mode is null or set_route.mode not in ('shadow', 'canary') then
+    raise exception 'the mode is %; expected shadow or canary', coalesce(quote_literal(set_route.mode), 'null') using errcode = '22023';
+  end if;
+  if set_route.share is null or not set_route.share between 0 and 1 then
+    raise exception 'the share is %; expected 0 to 1', coalesce(set_route.share::text, 'null') using errcode = '22023';
+  end if;
+  select a.name, a.version into champion from activations a order by a.ordinal desc limit 1;
+  if not found then
+    raise exception 'no model is active in this schema' using errcode = 'IS003', hint = 'run deploy-inference-db';
+  end if;
+  if set_route.version = champion.version then
+    raise exception 'model % version % is the active one; expected another version', quote_literal(champion.name), champion.version using errcode = '22023';
+  end if;
+  if not exists (select from models m where m.name = champion.name and m.version = set_route.version) then
+    raise exception 'model % version % is not deployed in this schema', quote_literal(champion.name), coalesce(set_route.version::text, 'null') using errcode = 'IS006';
+  end if;
+  insert into route (mode, name, version, share) values (set_route.mode, champion.name, set_route.version, set_route.share)
+  on conflict (single) do update set mode = excluded.mode, name = excluded.name, version = excluded.version, share = excluded.share,
+    set_at = excluded.set_at, set_by = excluded.set_by;
+end
+$$;
+comment on function set_route(text, int, float8) is
+  'Sends a share of the inputs (0 to 1, by their hash) to another version of the active model as well: shadow only logs it, canary answers by it';
+revoke all on function set_route(text, int, float8) from public;
+
+create or replace function clear_route() returns void language sql volatile
+set search_path from current as $$
+delete from route
+$$;
+comment on function clear_route() is 'Ends a shadow or canary; what it logged stays';
+revoke all on function clear_route() from public;
+
 create or replace function grant_inference(role_name text) returns void language plpgsql volatile
 set search_path from current as $$
 begin
   execute format('grant usage on schema %I to %I', current_schema(), role_name);
-  execute format('grant execute on function run_inference_task(bytea), predict(bytea), predict_batch(bytea[]) to %I', role_name);
+  execute format('grant execute on function run_inference_task(bytea), predict(bytea), predict_batch(bytea[]), predict_row(json), predict_rows(json) to %I', role_name);
 end
 $$;
 comment on function grant_inference(text) is
-  'Lets a role predict and nothing else: usage on the schema, execute on run_inference_task, predict and predict_batch';
+  'Lets a role predict and nothing else: usage on the schema, execute on run_inference_task, predict, predict_batch, predict_row and predict_rows';
 revoke all on function grant_inference(text) from public;
 -- rollback
 drop function grant_inference(text);
+drop function clear_route();
+drop function set_route(text, int, float8);
+drop function log_predictions(json);
+drop function record_row_feedback(json, text);
+drop function record_feedback(bytea, text);
 drop function predict_version(text, int, bytea, int);
+drop function predict_rows(json);
+drop function predict_row(json);
 drop function predict_batch(bytea[]);
 drop function predict(bytea);
 drop function run_inference_task(bytea);

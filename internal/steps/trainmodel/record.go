@@ -286,7 +286,7 @@ func (r *record) files(model training.Model) (map[string][]byte, error) {
 	job, data := r.plan.job, r.plan.data
 	outputs := max(1, len(data.Classes))
 	details := map[string]any{
-		"app": r.plan.manifest.Name, "task": data.Task, "classes": data.Classes, "input": job.Spec.Input, "libraries": r.plan.libraries,
+		"app": r.plan.manifest.Name, "task": data.Task, "classes": data.Classes, "columns": data.Columns, "input": job.Spec.Input, "libraries": r.plan.libraries,
 		"job": job.ID, "code_digest": job.Release.Digest, "dataset_digest": data.Digest, "git_sha": r.plan.gitSHA,
 		"parameters": job.Spec.Parameters, "seed": job.Spec.Seed, "shards": job.Spec.Shards, "epoch": model.Epoch,
 	}

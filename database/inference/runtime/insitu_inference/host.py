@@ -1,21 +1,27 @@
 """What the SQL functions of the inference schema call."""
 
 import functools
+import hashlib
 import json
+import math
 
 import numpy
 
 from insitu_runtime import onnxmodel
 
-from . import picture
+from . import picture, table
 from .refusal import Refused
 
-ACTIVE = """select m.name, m.version, m.digest from activations a join models m on m.name = a.name and m.version = a.version
-order by a.ordinal desc limit 1"""
+ACTIVE = """select m.name, m.version, m.digest, r.mode, r.share, r.name as challenger_name, r.version as challenger_version
+from activations a join models m on m.name = a.name and m.version = a.version left join route r on true order by a.ordinal desc limit 1"""
 VERSION = "select name, version, digest from models where name = $1 and version = $2"
 MODEL = "select m.manifest::text as manifest, b.onnx from models m join model_blobs b on b.digest = m.digest where m.name = $1 and m.version = $2"
+LOG = "select log_predictions($1)"
+FEEDBACK = """insert into feedback (input_hash, label) values ($1, $2) on conflict (input_hash)
+do update set label = excluded.label, recorded_at = excluded.recorded_at, recorded_by = excluded.recorded_by"""
 KEPT = 4  # models kept in a session
-BATCH = 256  # pictures predicted together
+BATCH = 256  # examples predicted together
+BUCKETS = 10_000  # of hashes of inputs; a route takes its share of them
 
 
 def refusing(method):
@@ -49,34 +55,106 @@ class Host:
 
     @refusing
     def predict(self, img):
-        model = self.active()
-        return model.prediction(model.outputs(picture.example(img, model.data), 1)[0])
+        return self.answers(*self.active(), [img], picture.one)[0]
 
     @refusing
     def predict_batch(self, imgs):
-        model, rows = self.active(), []
-        for start in range(0, len(imgs), BATCH):
-            batch = []
-            for index, img in enumerate(imgs[start : start + BATCH], start + 1):
-                try:
-                    batch.append(picture.example(img, model.data))
-                except Refused as error:
-                    raise Refused(error.sqlstate, "image %d: %s" % (index, error)) from error
-            for index, outputs in enumerate(model.outputs(b"".join(batch), len(batch)), start + 1):
-                rows.append(dict(model.prediction(outputs), index=index))
-        return rows
+        if imgs is None:
+            raise Refused("IS001", "there are no images: the array is null")
+        return self.all_answers(imgs, picture.many)
+
+    @refusing
+    def predict_row(self, row):
+        return self.answers(*self.active(), [table.read(row)], table.one)[0]
+
+    @refusing
+    def predict_rows(self, rows):
+        return self.all_answers(table.read_all(rows), table.many)
 
     @refusing
     def predict_version(self, name, version, data, n):
-        rows = self.query(VERSION, ["text", "int"], [name, version])
-        if not rows:
-            raise Refused("IS006", "model %r version %s is not deployed in this schema" % (name, version))
-        return self.model(rows[0]).outputs(data, n).tobytes()
+        return self.version(name, version).outputs(data, n).tobytes()
+
+    @refusing
+    def record_feedback(self, img, label):
+        champion, _ = self.active()
+        picture.one(champion, [img])
+        self.record(champion, img, label)
+
+    @refusing
+    def record_row_feedback(self, row, label):
+        champion, _ = self.active()
+        self.record(champion, table.one(champion, [table.read(row)])[0], label)
+
+    def record(self, champion, key, label):
+        """Keeps what the input with this key really was."""
+        if champion.classes and label not in champion.classes:
+            raise Refused("22023", "the label %r is no class of model %r version %s" % (label, champion.name, champion.version))
+        if not champion.classes and not is_number(label):
+            raise Refused("22023", "the label %r is no number" % label)
+        self.query(FEEDBACK, ["text", "text"], [hashlib.sha256(key).hexdigest(), label])
+
+    def all_answers(self, inputs, encode):
+        """Answers with an index that counts from 1."""
+        champion, route = self.active()
+        rows = []
+        for start in range(0, len(inputs), BATCH):
+            part = list(enumerate(inputs[start : start + BATCH], start + 1))
+            for (index, _), row in zip(part, self.answers(champion, route, part, encode)):
+                rows.append(dict(row, index=index))
+        return rows
+
+    def answers(self, champion, route, inputs, encode):
+        """A row of prediction for each input; encode(model, inputs) gives the model's examples and the inputs' keys."""
+        examples, keys = encode(champion, inputs)
+        rows = champion.predictions(examples)
+        return rows if route is None else self.routed(route, rows, inputs, keys, encode)
+
+    def routed(self, route, rows, inputs, keys, encode):
+        """The rows, in a canary those of the share by the challenger; what both say is logged.
+
+        A challenger that fails is logged too, and nobody notices.
+        """
+        hashes = [hashlib.sha256(key).hexdigest() for key in keys]
+        buckets = [int(text[:12], 16) % BUCKETS for text in hashes]
+        chosen = [at for at, bucket in enumerate(buckets) if bucket < route["share"] * BUCKETS]
+        if not chosen:
+            return rows
+        error = None
+        try:
+            challenger = self.version(route["challenger_name"], route["challenger_version"])
+            theirs = challenger.predictions(encode(challenger, [inputs[at] for at in chosen])[0])
+        except Refused as refused:
+            error, theirs = refused.sqlstate, [{}] * len(chosen)
+        canary = route["mode"] == "canary" and error is None
+        answered, entries = list(rows), []
+        for at, other in zip(chosen, theirs):
+            if canary:
+                answered[at] = other
+            entries.append({
+                "mode": route["mode"], "input_hash": hashes[at], "bucket": buckets[at],
+                "champion_name": route["name"], "champion_version": route["version"],
+                "champion_label": rows[at]["label"], "champion_probability": rows[at]["probability"],
+                "challenger_name": route["challenger_name"], "challenger_version": route["challenger_version"],
+                "challenger_label": other.get("label"), "challenger_probability": other.get("probability"), "challenger_error": error,
+                "answered_by": "challenger" if canary else "champion",
+            })  # fmt: skip
+        self.query(LOG, ["json"], [json.dumps(entries)])
+        return answered
 
     def active(self):
+        """The active model, and the route when there is one to another model."""
         rows = self.query(ACTIVE, [], [])
         if not rows:
             raise Refused("IS003", "no model is active in this schema", "run deploy-inference-db")
+        row = rows[0]
+        idle = row["mode"] is None or (row["challenger_name"], row["challenger_version"]) == (row["name"], row["version"])
+        return self.model(row), None if idle else row
+
+    def version(self, name, version):
+        rows = self.query(VERSION, ["text", "int"], [name, version])
+        if not rows:
+            raise Refused("IS006", "model %r version %s is not deployed in this schema" % (name, version))
         return self.model(rows[0])
 
     def model(self, row):
@@ -94,9 +172,9 @@ class Host:
             if not stored:
                 raise onnxmodel.ModelError("its bytes are missing")
             session = onnxmodel.open_model(stored[0]["onnx"], digest)
+            return Model(name, version, session, json.loads(stored[0]["manifest"]))
         except onnxmodel.ModelError as error:
             raise Refused("IS004", "model %r version %s cannot be used: %s" % (name, version, error), "deploy the version again") from error
-        return Model(name, version, session, json.loads(stored[0]["manifest"]))
 
     def query(self, sql, types, args):
         plan = self.plans.get(sql)
@@ -114,6 +192,9 @@ class Model:
         shape, dtype = onnxmodel.example_type(session)
         self.data = {"shape": shape, "dtype": dtype, "range": described.get("range")}
         self.classes = manifest.get("classes") or described.get("classes") or []
+        self.columns = manifest.get("columns") or []
+        if len(self.columns) not in (0, math.prod(shape)):
+            raise onnxmodel.ModelError("it takes %d values and its manifest names %d columns" % (math.prod(shape), len(self.columns)))
 
     def outputs(self, data, n):
         """float32 [n, outputs]."""
@@ -122,13 +203,31 @@ class Model:
         except ValueError as error:
             raise Refused("IS002", str(error)) from error
 
+    def predictions(self, examples):
+        """A row of prediction for each example (bytes)."""
+        return [self.prediction(outputs) for outputs in self.outputs(b"".join(examples), len(examples))]
+
     def prediction(self, outputs):
-        """A row of prediction; the label of a regression is its number."""
+        """A row of prediction; the label of a regression is its number.
+
+        The probability of the label, which a route logs, is no column of it and left out by the server.
+        """
+        numbers, probability, probabilities = outputs.tolist(), None, None
+        if not all(map(math.isfinite, numbers)):
+            raise Refused("IS004", "model %r version %s gave %s; expected finite numbers" % (self.name, self.version, numbers))
         if not self.classes:
-            label, probabilities = repr(float(outputs[0])), None
-        elif len(self.classes) != len(outputs):
-            raise Refused("IS004", "model %r version %s has %d outputs for %d classes" % (self.name, self.version, len(outputs), len(self.classes)))
+            label = str(outputs[0])
+        elif len(self.classes) != len(numbers):
+            raise Refused("IS004", "model %r version %s has %d outputs for %d classes" % (self.name, self.version, len(numbers), len(self.classes)))
         else:
-            label = self.classes[int(numpy.argmax(outputs))]
-            probabilities = json.dumps(dict(zip(self.classes, map(float, outputs))), ensure_ascii=False)
-        return {"label": label, "probabilities": probabilities, "model_name": self.name, "model_version": self.version}
+            at = int(numpy.argmax(outputs))
+            label, probability = self.classes[at], numbers[at]
+            probabilities = json.dumps(dict(zip(self.classes, numbers)), ensure_ascii=False)
+        return {"label": label, "probability": probability, "probabilities": probabilities, "model_name": self.name, "model_version": self.version}
+
+
+def is_number(text):
+    try:
+        return math.isfinite(float(text))
+    except (TypeError, ValueError):
+        return False

@@ -14,10 +14,29 @@ FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"RIFF")
 
 
+def one(model, imgs):
+    """The example of a list of one image, and its key: what was sent."""
+    return [example(imgs[0], model.data)], imgs
+
+
+def many(model, numbered):
+    """The examples of (number, image) pairs, and their keys."""
+    examples, keys = [], []
+    for number, img in numbered:
+        try:
+            examples.append(example(img, model.data))
+        except Refused as error:
+            raise Refused(error.sqlstate, "image %d: %s" % (number, error)) from error
+        keys.append(img)
+    return examples, keys
+
+
 def example(sent, data):
     """The bytes of one example (C order, the input's dtype) for the bytes of a raw example or of a picture."""
     if sent is None or len(sent) == 0:
         raise Refused("IS001", "there is no image: the bytes are empty")
+    if not isinstance(sent, bytes):
+        raise Refused("IS001", "there is an array in place of an image; expected an array of one dimension")
     if len(sent) > MAX_BYTES:
         raise Refused("IS005", "the image has %d bytes, the limit is %d" % (len(sent), MAX_BYTES))
     raw = math.prod(data["shape"]) * numpy.dtype(data["dtype"]).itemsize
@@ -46,7 +65,7 @@ def layout(shape):
         return shape[1], shape[2], shape[0], 0
     if len(shape) == 3 and shape[2] in (1, 3):
         return shape[0], shape[1], shape[2], 2
-    raise Refused("IS002", "the model's input %s is no picture; send its %d raw values" % (list(shape), math.prod(shape)))
+    raise Refused("IS002", "the model's input %s is no picture; send its %d raw values, or columns to predict_row" % (list(shape), math.prod(shape)))
 
 
 def decode(sent, data):
