@@ -3,6 +3,8 @@ package database_test
 import (
 	"context"
 	"io/fs"
+	"math"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -144,11 +146,18 @@ func TestARoleThatMayPredictCanDoNothingElse(t *testing.T) {
 	}
 	exec(t, caller, "drop table activations, models")
 	for _, sql := range []string{"select * from models", "select * from activations", "select * from model_blobs", "select load_inference()",
-		"select predict_version('m', 1, '\\x00'::bytea, 1)", "select grant_inference('public')"} {
+		"select predict_version('m', 1, '\\x00'::bytea, 1)", "select grant_inference('public')",
+		"select * from route", "select * from prediction_log", "select * from feedback", "select * from route_evidence", "select set_route('shadow', 1, 1)", "select clear_route()",
+		"select log_predictions('[]')", "select record_feedback('\\x00', 'dark')", "select record_row_feedback('[]', 'dark')"} {
 		refused(t, caller, "42501", "permission denied", sql)
 	}
 	refused(t, caller, "IS001", "neither an image", "select predict($1)", []byte("words"))
 	refused(t, caller, "IS001", "empty", "select predict(null)")
+	refused(t, caller, "IS001", "the array is null", "select predict_batch(null)")
+	refused(t, caller, "IS001", "image 2", "select predict_batch($1)", [][]byte{bright, nil})
+	refused(t, caller, "IS001", "one dimension", "select predict_batch(array[array['\\x00'::bytea], array['\\x00'::bytea]])")
+	refused(t, caller, "IS007", "the JSON is null", "select predict_rows(null)")
+	refused(t, caller, "IS007", "row 2 has 3 values", "select predict_rows('[[1, 2, 3, 4], [1, 2, 3]]')")
 	refused(t, owner, "IS002", "3 bytes are not 1 examples", "select predict_version('m', 1, $1, 1)", []byte{1, 2, 3})
 	refused(t, owner, "IS006", "version 3 is not deployed", "select predict_version('m', 3, $1, 1)", bright)
 
@@ -157,6 +166,215 @@ func TestARoleThatMayPredictCanDoNothingElse(t *testing.T) {
 		t.Errorf("a session that has the model no longer predicts: %v", got)
 	}
 	refused(t, owner, "IS004", "SHA-256", "select run_inference_task($1)", bright)
+}
+
+// storeRegression makes version 3: the sum of its columns a and b.
+const storeRegression = `do language plpython3u $python$
+import hashlib
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+graph = helper.make_graph([helper.make_node("MatMul", ["input", "w"], ["probabilities"])], "g",
+    [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 2])], [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", 1])],
+    [numpy_helper.from_array(np.float32([[1], [1]]), "w")])
+model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8).SerializeToString()
+digest = hashlib.sha256(model).hexdigest()
+plpy.execute(plpy.prepare("insert into model_blobs values ($1, $2)", ["text", "bytea"]), [digest, model])
+plpy.execute(plpy.prepare("insert into models (name, version, digest, manifest, metrics) values ('m', 3, $1, $2::json, '{}')", ["text", "text"]), [digest, '{"columns": ["a", "b"]}'])
+$python$`
+
+func TestATableIsPredictedByTheNamesOfItsColumns(t *testing.T) {
+	t.Parallel()
+	owner, caller, role := deployed(t, database.Inference)
+	exec(t, owner, storeModel)
+	exec(t, owner, storeRegression)
+	exec(t, owner, "insert into activations (ordinal, name, version) values (1, 'm', 3)")
+	exec(t, owner, "select grant_inference($1)", role)
+	exec(t, caller, "create temp table houses as select i as id, i / 10.0 as b, 100 as a from generate_series(1, 1000) i")
+	for what, sql := range map[string]string{
+		"at once":    "select h.id, p.label from predict_rows((select json_agg(json_build_object('a', a, 'b', b) order by id) from pg_temp.houses)) p join pg_temp.houses h on h.id = p.index order by id",
+		"one by one": "select h.id, p.label from pg_temp.houses h, lateral predict_row((to_jsonb(h) - 'id')::json) p order by id",
+	} {
+		rows, err := caller.Query(t.Context(), sql)
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		n := 0
+		var label string
+		if _, err := pgx.ForEachRow(rows, []any{&n, &label}, func() error {
+			if got, err := strconv.ParseFloat(label, 64); err != nil || math.Abs(got-100-float64(n)/10) > 1e-4 {
+				t.Errorf("%s: house %d: got %s, %v", what, n, label, err)
+			}
+			return nil
+		}); err != nil || n != 1000 {
+			t.Errorf("%s: the last is house %d, %v", what, n, err)
+		}
+	}
+	refused(t, caller, "IS007", `column 'c'`, `select predict_row('{"a": 1, "b": 2, "c": 3}')`)
+	refused(t, caller, "IS002", "is no picture", "select predict($1)", []byte("a picture, or not"))
+}
+
+func TestTheEvidenceOfARoute(t *testing.T) {
+	t.Parallel()
+	owner, caller, role := deployed(t, database.Inference)
+	exec(t, owner, storeModel)
+	exec(t, owner, storeRegression)
+	exec(t, owner, "select grant_inference($1)", role)
+	refused(t, owner, "IS003", "no model is active", "select set_route('shadow', 2, 1)")
+	exec(t, owner, "insert into activations (ordinal, name, version) values (1, 'm', 1)")
+	for _, c := range []struct{ state, text, sql string }{
+		{"22023", "expected shadow or canary", "select set_route('all', 2, 1)"},
+		{"22023", "expected shadow or canary", "select set_route(null, 2, 1)"},
+		{"22023", "expected 0 to 1", "select set_route('canary', 2, 1.5)"},
+		{"22023", "expected 0 to 1", "select set_route('canary', 2, 'NaN')"},
+		{"22023", "is the active one", "select set_route('canary', 1, 1)"},
+		{"IS006", "version 9 is not deployed", "select set_route('canary', 9, 1)"},
+		{"IS006", "version null is not deployed", "select set_route('canary', null, 1)"},
+	} {
+		refused(t, owner, c.state, c.text, c.sql)
+	}
+	answers := func() (ones, twos int) {
+		t.Helper()
+		err := caller.QueryRow(t.Context(), `select count(*) filter (where model_version = 1), count(*) filter (where model_version = 2)
+			from generate_series(0, 199) i, lateral predict(set_byte('\xffffff00'::bytea, 3, i))`).Scan(&ones, &twos)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ones, twos
+	}
+	logged := func() (n int) {
+		t.Helper()
+		if err := owner.QueryRow(t.Context(), "select count(*) from prediction_log").Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if ones, twos := answers(); ones != 200 || twos != 0 || logged() != 0 {
+		t.Errorf("without a route: %d, %d, logged %d", ones, twos, logged())
+	}
+	exec(t, owner, "select set_route('shadow', 2, 1)")
+	if ones, twos := answers(); ones != 200 || twos != 0 || logged() != 200 {
+		t.Errorf("shadow: %d, %d, logged %d", ones, twos, logged())
+	}
+	exec(t, owner, "select set_route('canary', 2, 0.5)")
+	ones, twos := answers()
+	if again, _ := answers(); ones != again || ones+twos != 200 || ones < 60 || twos < 60 || logged() != 200+2*twos {
+		t.Errorf("canary: %d, %d, again %d, logged %d", ones, twos, again, logged())
+	}
+
+	// A challenger of another kind fails in the background, and so does a caller that may not write.
+	exec(t, owner, "truncate prediction_log")
+	exec(t, owner, "select set_route('canary', 3, 1)")
+	exec(t, owner, "select predict('\\xffffffff')")
+	var state string
+	if err := owner.QueryRow(t.Context(), "select challenger_error from prediction_log where answered_by = 'champion'").Scan(&state); err != nil || state != "IS002" {
+		t.Errorf("a challenger that takes no pictures: %q, %v", state, err)
+	}
+	exec(t, owner, "truncate prediction_log")
+	exec(t, owner, "select set_route('shadow', 2, 1)")
+	exec(t, caller, "begin read only; select predict('\\xffffffff'); commit")
+	if n := logged(); n != 0 {
+		t.Errorf("a read-only transaction logged %d predictions", n)
+	}
+
+	exec(t, owner, "grant execute on function record_feedback(bytea, text) to "+postgres.Ident(role))
+	exec(t, caller, "select count(*) from predict_batch(array['\\xffffffff', '\\xfffffffe', '\\x00000000', '\\x00000001']::bytea[])")
+	exec(t, caller, "select record_feedback('\\xffffffff', 'dark')")
+	exec(t, caller, "select record_feedback('\\xffffffff', 'bright'), record_feedback('\\x00000000', 'bright')")
+	refused(t, caller, "22023", "no class", "select record_feedback('\\xffffffff', 'grey')")
+	type evidence struct {
+		Champion, Challenger, Rows, Answers, Errors, Truths int
+		Agreement, Right, ChallengerRight                   float64
+	}
+	var got evidence
+	if err := owner.QueryRow(t.Context(), `select champion_version, challenger_version, rows, challenger_answers, challenger_errors, truths, agreement, champion_accuracy, challenger_accuracy
+		from route_evidence`).Scan(&got.Champion, &got.Challenger, &got.Rows, &got.Answers, &got.Errors, &got.Truths, &got.Agreement, &got.Right, &got.ChallengerRight); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(evidence{1, 2, 4, 0, 0, 2, 1, .5, .5}, got); diff != "" {
+		t.Error(diff)
+	}
+
+	// The challenger wins: with it active, the route is idle; without it, there is none.
+	exec(t, owner, "insert into activations (ordinal, name, version) values (2, 'm', 2)")
+	before := logged()
+	if _, twos := answers(); twos != 200 || logged() != before {
+		t.Errorf("the challenger is active: %d, logged %d more", twos, logged()-before)
+	}
+	exec(t, owner, "delete from activations where version = 2; delete from models where version = 2")
+	var routes int
+	if err := owner.QueryRow(t.Context(), "select count(*) from route").Scan(&routes); err != nil || routes != 0 {
+		t.Errorf("after its challenger was rolled back the route is there: %d, %v", routes, err)
+	}
+	exec(t, owner, "select set_route('shadow', 3, 1)")
+	exec(t, owner, "select clear_route()")
+	answers()
+	if n := logged(); n != before {
+		t.Errorf("after the route was cleared, %d more were logged", n-before)
+	}
+
+	// The truths of a regression are numbers.
+	exec(t, owner, "insert into models (name, version, digest, manifest, metrics) select name, 4, digest, manifest, metrics from models where version = 3")
+	exec(t, owner, "insert into activations (ordinal, name, version) values (3, 'm', 3)")
+	exec(t, owner, "select set_route('shadow', 4, 1)")
+	exec(t, owner, `select predict_row('{"a": 1, "b": 2}')`)
+	exec(t, owner, `select record_row_feedback('{"b": 2, "a": 1}', '3.5')`)
+	var mistake float64
+	if err := owner.QueryRow(t.Context(), "select challenger_mean_absolute_error from route_evidence where champion_version = 3").Scan(&mistake); err != nil || mistake != .5 {
+		t.Errorf("mean absolute error %v, %v", mistake, err)
+	}
+}
+
+func TestAStatementNeverMixesVersions(t *testing.T) {
+	t.Parallel()
+	owner, caller, role := deployed(t, database.Inference)
+	exec(t, owner, storeModel)
+	exec(t, owner, "select grant_inference($1)", role)
+	exec(t, owner, "insert into activations (ordinal, name, version) values (0, 'm', 1)")
+	exec(t, caller, "create temp table pictures as select set_byte('\\xffffffff'::bytea, 3, i % 256) as img from generate_series(1, 1000) i")
+
+	// One session switches as fast as it can, while another predicts: one by one, and in batches of a statement.
+	ctx, stop := context.WithCancel(t.Context())
+	switches := make(chan int)
+	go func() {
+		n := 0
+		for ; ctx.Err() == nil; n++ {
+			if _, err := owner.Exec(t.Context(), "insert into activations (ordinal, name, version) values ($1, 'm', $2)", n+1, n%2+1); err != nil {
+				t.Error(err)
+				break
+			}
+		}
+		switches <- n
+	}()
+	seen := map[int]int{}
+	for calls := 0; calls < 10_000 || len(seen) < 2 && calls < 100_000; calls += 1000 {
+		sql := "select array_agg(distinct p.model_version), count(*) from pg_temp.pictures, lateral predict(img) p"
+		if calls%2000 == 0 {
+			sql = `select array_agg(distinct p.model_version), count(*) from (select array_agg(img) as imgs from (
+				select img, (row_number() over () - 1) / 10 as batch from pg_temp.pictures) numbered group by batch) batches, lateral predict_batch(imgs) p`
+		}
+		var versions []int
+		var n int
+		if err := caller.QueryRow(t.Context(), sql).Scan(&versions, &n); err != nil || n != 1000 || len(versions) != 1 {
+			t.Fatalf("%d predictions of the versions %v, %v", n, versions, err)
+		}
+		seen[versions[0]]++
+	}
+	stop()
+	if n := <-switches; n < 20 || len(seen) != 2 {
+		t.Errorf("%d switches, statements by version: %v", n, seen)
+	}
+}
+
+func TestEverythingOfTheInferenceSchemaHasAComment(t *testing.T) {
+	t.Parallel()
+	owner, _, _ := deployed(t, database.Inference)
+	var silent []string
+	if err := owner.QueryRow(t.Context(), `select array(
+		select p.proname::text from pg_proc p where pronamespace = current_schema()::regnamespace and obj_description(p.oid, 'pg_proc') is null
+		union all select relname from pg_class c where relnamespace = current_schema()::regnamespace and relkind in ('r', 'v') and obj_description(c.oid, 'pg_class') is null
+		union all select relname from pg_class c where relnamespace = current_schema()::regnamespace and relkind = 'c' and obj_description(reltype, 'pg_type') is null)`).Scan(&silent); err != nil || len(silent) > 0 {
+		t.Errorf("no comment on %q, %v", silent, err)
+	}
 }
 
 func TestCodeThatWasNotDeployedDoesNotRun(t *testing.T) {

@@ -20,7 +20,7 @@ def load(module):
     return boot.load(digest_of(bundle), bundle, "insitu_inference." + module)
 
 
-picture, host = load("picture"), load("host")
+picture, host, table = load("picture"), load("host"), load("table")
 
 
 def model_of(outputs=2):
@@ -35,11 +35,21 @@ def model_of(outputs=2):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8).SerializeToString()
 
 
-class Tables(Session):
-    """activations, models and model_blobs."""
+def linear_of(features=3):
+    """The sum of the values, each times its place: a regression."""
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["input", "w"], ["probabilities"])], "g",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", features])], [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", 1])],
+        [numpy_helper.from_array(np.arange(1, features + 1, dtype=np.float32).reshape(-1, 1), "w")])  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8).SerializeToString()
 
-    def __init__(self, manifest=None, onnx=None):
+
+class Tables(Session):
+    """activations, models, model_blobs, and a route when there is one; broken is a version that cannot be loaded."""
+
+    def __init__(self, manifest=None, onnx=None, route=None, broken=None):
         super().__init__()
+        self.route, self.broken, self.log, self.truths = route, broken, [], {}
         self.onnx = model_of() if onnx is None else onnx
         self.digest = hashlib.sha256(self.onnx).hexdigest()
         self.manifest = json.dumps(manifest or {"classes": ["dark", "bright"], "input": {"range": [0, 16]}})
@@ -47,11 +57,19 @@ class Tables(Session):
 
     def execute(self, sql, args=()):
         if sql == host.ACTIVE:
-            return [{"name": "m", "version": self.active, "digest": self.digest}] if self.active else []
+            return [{"name": "m", "version": self.active, "digest": self.digest, "routed": self.route and True}] if self.active else []
+        if sql == host.ROUTE:
+            return [self.route]
+        if sql == host.LOG:
+            self.log += json.loads(args[0])
+            return []
+        if sql == host.FEEDBACK:
+            self.truths[args[0]] = args[1]
+            return []
         if sql == host.VERSION:
             return [{"name": "m", "version": args[1], "digest": self.digest}] if args[1] < 9 else []
         self.reads += 1
-        return [{"manifest": self.manifest, "onnx": self.onnx}]
+        return [{"manifest": self.manifest, "onnx": b"broken" if args[1] == self.broken else self.onnx}]
 
 
 def refused(sqlstate, call, *args):
@@ -107,6 +125,13 @@ def test_the_broken_image_of_a_batch_is_named():
     assert refused("IS001", host.Host(Tables()).predict_batch, [DARK, b"no image"]).startswith("image 2: ")
 
 
+def test_what_is_no_array_of_images_is_refused():
+    h = host.Host(Tables())
+    assert "the array is null" in refused("IS001", h.predict_batch, None)
+    assert refused("IS001", h.predict_batch, [DARK, None]).startswith("image 2: ")
+    assert "one dimension" in refused("IS001", h.predict_batch, [[DARK], [DARK]])
+
+
 def test_no_active_model_is_refused():
     tables = Tables()
     tables.active = None
@@ -139,6 +164,123 @@ def test_a_wrong_count_is_refused(n):
 def test_a_regression_is_its_number():
     row = host.Host(Tables({"input": {}}, model_of(1))).predict(DARK)
     assert (row["label"], row["probabilities"]) == ("1.0", None)
+
+
+def test_a_model_whose_outputs_are_no_numbers_is_refused():
+    tables = Tables({"columns": ["a", "b", "c"]}, linear_of())
+    largest = float(np.finfo(np.float32).max)
+    refused("IS004", host.Host(tables).predict_row, json.dumps([largest, largest, 0]))
+
+
+HOUSE = {"columns": ["rooms", "age", "distance"], "input": {"range": [0, 100]}}
+
+
+def test_a_row_is_taken_by_the_names_of_its_columns_or_in_order():
+    h = host.Host(Tables(HOUSE, linear_of()))
+    for row in ('{"distance": 3, "rooms": 1.5, "age": 2}', "[1.5, 2, 3]"):
+        answer = h.predict_row(row)
+        assert (answer["label"], answer["probabilities"], answer["model_version"]) == ("14.5", None, 1)
+
+
+def test_the_number_of_a_regression_is_no_longer_than_it_must_be():
+    assert host.Host(Tables(HOUSE, linear_of())).predict_row("[0.1, 0, 0]")["label"] == "0.1"
+
+
+def test_rows_count_from_one_across_batches(monkeypatch):
+    monkeypatch.setattr(host, "BATCH", 2)
+    h = host.Host(Tables(HOUSE, linear_of()))
+    rows = h.predict_rows(json.dumps([[n, 0, 0] for n in range(5)]))
+    assert [(row["index"], row["label"]) for row in rows] == [(1, "0.0"), (2, "1.0"), (3, "2.0"), (4, "3.0"), (5, "4.0")]
+    assert h.predict_rows("[]") == []
+    assert refused("IS007", h.predict_rows, "[[1, 2, 3], [1, 2, 3], [1, 2, null]]") == "row 3, column 'distance' is null; expected a number"
+
+
+@pytest.mark.parametrize(("rows", "message"), [
+    (None, "there is no row"), ('{"rooms": 1}', "an object; expected an array of rows"), ("[7]", "row 1 is a number"), ("[null]", "row 1 is null"),
+    ('[{"rooms": 1, "age": 2}]', "row 1 has no column 'distance'"), ('[{"rooms": 1, "age": 2, "distance": 3, "price": 4}]', "row 1 has a column 'price'"),
+    ("[[1, 2]]", "row 1 has 2 values, the model takes 3"), ('[[1, 2, "3"]]', "row 1, column 'distance' is a string"), ("[[1, true, 3]]", "row 1, column 'age' is a boolean"),
+    ("[[1, 2, 3], [1, 2, -0.5]]", "row 2, column 'distance': -0.5 is out of the input's range [0.0, 100.0]"), ("[[1e999, 2, 3]]", "out of float32"),
+    ("[[%s, 2, 3]]" % ("9" * 400), "out of float32"), ("[[%s, 2, 3]]" % ("9" * 5000), "cannot be read"), ("[" * 100_000 + "]" * 100_000, "cannot be read"),
+])  # fmt: skip
+def test_a_row_that_does_not_fit_is_named(rows, message):
+    assert message in refused("IS007", host.Host(Tables(HOUSE, linear_of())).predict_rows, rows)
+
+
+def test_rows_are_bounded(monkeypatch):
+    h = host.Host(Tables(HOUSE, linear_of()))
+    assert "10001 rows" in refused("IS005", h.predict_rows, json.dumps([[1, 2, 3]] * 10_001))
+    monkeypatch.setattr(table, "MAX_BYTES", 10)
+    refused("IS005", h.predict_row, "[1,    2,    3]")
+
+
+def test_a_model_without_columns_takes_arrays_only():
+    h = host.Host(Tables())
+    assert h.predict_row(json.dumps(list(BRIGHT)))["label"] == "bright"
+    assert "expected an array" in refused("IS007", h.predict_row, '{"a": 1}')
+    assert "value 64: 0.5 is no whole number" in refused("IS007", h.predict_row, json.dumps([0] * 63 + [0.5]))
+    assert "out of the input's range" in refused("IS007", h.predict_row, json.dumps([300] * 64))
+    refused("IS004", host.Host(Tables({"columns": ["a"]})).predict, DARK)
+
+
+def route(mode="shadow", share=1.0, version=2):
+    return {"mode": mode, "share": share, "name": "m", "version": version}
+
+
+def test_in_a_shadow_the_champion_answers_and_both_are_logged():
+    tables = Tables(route=route())
+    assert host.Host(tables).predict(BRIGHT)["model_version"] == 1
+    (entry,) = tables.log
+    assert entry.pop("champion_probability") == entry.pop("challenger_probability") > 0.5
+    digest = hashlib.sha256(BRIGHT).hexdigest()
+    assert entry == {
+        "mode": "shadow", "input_hash": digest, "bucket": int(digest[:12], 16) % 10_000, "answered_by": "champion", "challenger_error": None,
+        "champion_name": "m", "champion_version": 1, "champion_label": "bright", "challenger_name": "m", "challenger_version": 2, "challenger_label": "bright",
+    }  # fmt: skip
+
+
+def test_in_a_canary_the_challenger_answers_its_share_always_the_same_inputs():
+    tables = Tables(route=route("canary", 0.3))
+    h = host.Host(tables)
+    imgs = [bytes([n % 17, n // 17]) + bytes(62) for n in range(280)]
+    first, again = h.predict_batch(imgs), [h.predict(img) for img in imgs]
+    assert [row["model_version"] for row in first] == [row["model_version"] for row in again]
+    theirs = sum(row["model_version"] == 2 for row in first)
+    assert 60 < theirs < 110
+    assert len(tables.log) == 2 * theirs and all(entry["bucket"] < 3000 and entry["answered_by"] == "challenger" for entry in tables.log)
+    assert [row["index"] for row in first] == list(range(1, 281))
+
+
+@pytest.mark.parametrize("mode", ["shadow", "canary"])
+def test_a_challenger_that_fails_does_not_fail_the_caller(mode):
+    for broken in ({"route": route(mode), "broken": 2}, {"route": route(mode, version=9)}):
+        tables = Tables(**broken)
+        rows = host.Host(tables).predict_batch([DARK, BRIGHT])
+        assert [(row["label"], row["model_version"]) for row in rows] == [("dark", 1), ("bright", 1)]
+        assert [(entry["challenger_error"], entry["challenger_label"], entry["answered_by"]) for entry in tables.log] == [("IS006" if broken["route"]["version"] == 9 else "IS004", None, "champion")] * 2
+
+
+def test_a_route_of_no_share_and_one_to_the_active_model_do_nothing():
+    for idle in (route(share=0.0), route("canary", version=1)):
+        tables = Tables(route=idle)
+        assert host.Host(tables).predict(DARK)["model_version"] == 1
+        assert tables.log == [] and tables.reads == 1
+
+
+def test_truths_are_kept_under_the_hash_that_predictions_are_logged_by():
+    tables = Tables(HOUSE, linear_of(), route=route())
+    h = host.Host(tables)
+    h.predict_rows('[{"distance": 3, "rooms": 1, "age": 2}]')
+    h.record_row_feedback("[1, 2, 3]", "14.2")
+    assert tables.truths == {tables.log[0]["input_hash"]: "14.2"}
+    refused("22023", h.record_row_feedback, "[1, 2, 3]", "many")
+    tables = Tables(route=route())
+    h = host.Host(tables)
+    h.predict(BRIGHT)
+    h.record_feedback(BRIGHT, "dark")
+    assert tables.truths == {tables.log[0]["input_hash"]: "dark"}
+    refused("22023", h.record_feedback, BRIGHT, "grey")
+    refused("22023", h.record_feedback, BRIGHT, None)
+    refused("IS001", h.record_feedback, b"no image", "dark")
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "YCbCr", "I", "I;16", "F"])

@@ -5,15 +5,15 @@ import hashlib
 import json
 import math
 
-import numpy
-
 from insitu_runtime import onnxmodel
 
 from . import picture, table
 from .refusal import Refused
 
-ACTIVE = """select m.name, m.version, m.digest, r.mode, r.share, r.name as challenger_name, r.version as challenger_version
-from activations a join models m on m.name = a.name and m.version = a.version left join route r on true order by a.ordinal desc limit 1"""
+# Every call asks this, so it costs as little as it can: what the route is, is asked only when there is one.
+ACTIVE = """select name, version, digest, (select true from route) as routed from models
+where (name, version) = (select name, version from activations order by ordinal desc limit 1)"""
+ROUTE = "select mode, share, name, version from route"
 VERSION = "select name, version, digest from models where name = $1 and version = $2"
 MODEL = "select m.manifest::text as manifest, b.onnx from models m join model_blobs b on b.digest = m.digest where m.name = $1 and m.version = $2"
 LOG = "select log_predictions($1)"
@@ -21,6 +21,7 @@ FEEDBACK = """insert into feedback (input_hash, label) values ($1, $2) on confli
 do update set label = excluded.label, recorded_at = excluded.recorded_at, recorded_by = excluded.recorded_by"""
 KEPT = 4  # models kept in a session
 BATCH = 256  # examples predicted together
+write = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder each time
 BUCKETS = 10_000  # of hashes of inputs; a route takes its share of them
 
 
@@ -77,17 +78,16 @@ class Host:
 
     @refusing
     def record_feedback(self, img, label):
-        champion, _ = self.active()
-        picture.one(champion, [img])
-        self.record(champion, img, label)
+        self.record([img], picture.one, label)
 
     @refusing
     def record_row_feedback(self, row, label):
-        champion, _ = self.active()
-        self.record(champion, table.one(champion, [table.read(row)])[0], label)
+        self.record([table.read(row)], table.one, label)
 
-    def record(self, champion, key, label):
-        """Keeps what the input with this key really was."""
+    def record(self, inputs, encode, label):
+        """Keeps what an input really was, under its key."""
+        champion, _ = self.active()
+        _, (key,) = encode(champion, inputs)
         if champion.classes and label not in champion.classes:
             raise Refused("22023", "the label %r is no class of model %r version %s" % (label, champion.name, champion.version))
         if not champion.classes and not is_number(label):
@@ -108,9 +108,9 @@ class Host:
         """A row of prediction for each input; encode(model, inputs) gives the model's examples and the inputs' keys."""
         examples, keys = encode(champion, inputs)
         rows = champion.predictions(examples)
-        return rows if route is None else self.routed(route, rows, inputs, keys, encode)
+        return rows if route is None else self.routed(champion, route, rows, inputs, keys, encode)
 
-    def routed(self, route, rows, inputs, keys, encode):
+    def routed(self, champion, route, rows, inputs, keys, encode):
         """The rows, in a canary those of the share by the challenger; what both say is logged.
 
         A challenger that fails is logged too, and nobody notices.
@@ -122,7 +122,7 @@ class Host:
             return rows
         error = None
         try:
-            challenger = self.version(route["challenger_name"], route["challenger_version"])
+            challenger = self.version(route["name"], route["version"])
             theirs = challenger.predictions(encode(challenger, [inputs[at] for at in chosen])[0])
         except Refused as refused:
             error, theirs = refused.sqlstate, [{}] * len(chosen)
@@ -133,13 +133,13 @@ class Host:
                 answered[at] = other
             entries.append({
                 "mode": route["mode"], "input_hash": hashes[at], "bucket": buckets[at],
-                "champion_name": route["name"], "champion_version": route["version"],
+                "champion_name": champion.name, "champion_version": champion.version,
                 "champion_label": rows[at]["label"], "champion_probability": rows[at]["probability"],
-                "challenger_name": route["challenger_name"], "challenger_version": route["challenger_version"],
+                "challenger_name": route["name"], "challenger_version": route["version"],
                 "challenger_label": other.get("label"), "challenger_probability": other.get("probability"), "challenger_error": error,
                 "answered_by": "challenger" if canary else "champion",
             })  # fmt: skip
-        self.query(LOG, ["json"], [json.dumps(entries)])
+        self.query(LOG, ["json"], [write(entries)])
         return answered
 
     def active(self):
@@ -147,9 +147,11 @@ class Host:
         rows = self.query(ACTIVE, [], [])
         if not rows:
             raise Refused("IS003", "no model is active in this schema", "run deploy-inference-db")
-        row = rows[0]
-        idle = row["mode"] is None or (row["challenger_name"], row["challenger_version"]) == (row["name"], row["version"])
-        return self.model(row), None if idle else row
+        model = self.model(rows[0])
+        route = self.query(ROUTE, [], [])[0] if rows[0]["routed"] else None
+        if route and (route["name"], route["version"]) == (model.name, model.version):
+            route = None  # the challenger was activated
+        return model, route
 
     def version(self, name, version):
         rows = self.query(VERSION, ["text", "int"], [name, version])
@@ -189,7 +191,7 @@ class Model:
     def __init__(self, name, version, session, manifest):
         self.name, self.version, self.session = name, version, session
         described = manifest.get("input") or {}
-        shape, dtype = onnxmodel.example_type(session)
+        shape, dtype = self.example_type = onnxmodel.example_type(session)
         self.data = {"shape": shape, "dtype": dtype, "range": described.get("range")}
         self.classes = manifest.get("classes") or described.get("classes") or []
         self.columns = manifest.get("columns") or []
@@ -199,7 +201,7 @@ class Model:
     def outputs(self, data, n):
         """float32 [n, outputs]."""
         try:
-            return onnxmodel.predict(self.session, data, n)
+            return onnxmodel.predict(self.session, data, n, self.example_type)
         except ValueError as error:
             raise Refused("IS002", str(error)) from error
 
@@ -213,16 +215,15 @@ class Model:
         The probability of the label, which a route logs, is no column of it and left out by the server.
         """
         numbers, probability, probabilities = outputs.tolist(), None, None
-        if not all(map(math.isfinite, numbers)):
+        if not math.isfinite(sum(numbers)):
             raise Refused("IS004", "model %r version %s gave %s; expected finite numbers" % (self.name, self.version, numbers))
         if not self.classes:
             label = str(outputs[0])
         elif len(self.classes) != len(numbers):
             raise Refused("IS004", "model %r version %s has %d outputs for %d classes" % (self.name, self.version, len(numbers), len(self.classes)))
         else:
-            at = int(numpy.argmax(outputs))
-            label, probability = self.classes[at], numbers[at]
-            probabilities = json.dumps(dict(zip(self.classes, numbers)), ensure_ascii=False)
+            probability = max(numbers)
+            label, probabilities = self.classes[numbers.index(probability)], write(dict(zip(self.classes, numbers)))
         return {"label": label, "probability": probability, "probabilities": probabilities, "model_name": self.name, "model_version": self.version}
 
 
