@@ -355,7 +355,8 @@ func TestAStatementNeverMixesVersions(t *testing.T) {
 		var versions []int
 		var n int
 		if err := caller.QueryRow(t.Context(), sql).Scan(&versions, &n); err != nil || n != 1000 || len(versions) != 1 {
-			t.Fatalf("%d predictions of the versions %v, %v", n, versions, err)
+			t.Errorf("%d predictions of the versions %v, %v", n, versions, err)
+			break
 		}
 		seen[versions[0]]++
 	}
