@@ -26,7 +26,7 @@ const inferenceProvider = "postgres/vmware"
 // tokenEnv is no flag: the process list shows those.
 const tokenEnv = "INSITU_TOKEN"
 
-const serveHelp = `Serves the active model of a schema in the inference database: POST /inference, POST /v1/predict, GET /v1/model;
+const serveHelp = `Serves the active model of a schema in the inference database: a page at / to drop pictures on, POST /inference, POST /v1/predict, GET /v1/model;
 /docs describes them. The model stays in the database; its SQL functions answer.
 
 Without --bindings it uses the local services that insitu run started on this machine.
@@ -57,6 +57,8 @@ func serveCommand(kill <-chan struct{}) *cli.Command {
 			&cli.IntFlag{Name: "queue", Usage: "requests that may wait for a session; more get status 503", Value: 16, EnvVars: []string{"INSITU_QUEUE"}},
 			&cli.DurationFlag{Name: "request-timeout", Usage: "for reading a request, waiting and predicting", Value: 10 * time.Second, EnvVars: []string{"INSITU_REQUEST_TIMEOUT"}},
 			&cli.Int64Flag{Name: "max-request-bytes", Usage: "larger requests get status 413", Value: 10 << 20, EnvVars: []string{"INSITU_MAX_REQUEST_BYTES"}},
+			&cli.StringSliceFlag{Name: "cors-origin", Usage: "`ORIGIN` of another site whose pages may read answers, such as https://app.example.com; repeated, or separated by commas", EnvVars: []string{"INSITU_CORS_ORIGIN"}},
+			&cli.StringFlag{Name: "mlflow-url", Usage: "`URL` of MLflow's pages, as the users' browsers reach it: the page at / then leads to the model's evaluation report", DefaultText: "that of the local services, if those are used", EnvVars: []string{"INSITU_MLFLOW_URL"}},
 			&cli.DurationFlag{Name: "drain", Usage: "how long requests are still taken after the first signal", Value: 5 * time.Second, EnvVars: []string{"INSITU_DRAIN"}},
 			&cli.StringFlag{Name: "log-level", Usage: "`LEVEL` of the log on standard error: debug, info, warn, error", Value: "info", EnvVars: []string{"INSITU_LOG_LEVEL"}},
 		}, serviceFlags()...),
@@ -93,7 +95,7 @@ func serveConfig(c *cli.Context) (serve.Config, error) {
 	if err != nil {
 		return serve.Config{}, fault.AsConfiguration(err)
 	}
-	root, selector, err := inferenceBinding(c)
+	root, selector, mlflow, err := inferenceBinding(c)
 	if err != nil {
 		return serve.Config{}, err
 	}
@@ -103,25 +105,30 @@ func serveConfig(c *cli.Context) (serve.Config, error) {
 	}
 	return serve.Config{
 		Listen: c.String("listen"), Database: database, Schema: schema, Token: token,
+		Origins: c.StringSlice("cors-origin"), MLflowURL: cmp.Or(c.String("mlflow-url"), mlflow),
 		Sessions: c.Int("sessions"), Queue: c.Int("queue"), RequestTimeout: c.Duration("request-timeout"),
 		MaxRequestBytes: c.Int64("max-request-bytes"), Drain: c.Duration("drain"), Log: jsonLog(c.App.ErrWriter, level),
 	}, nil
 }
 
 // inferenceBinding is where the inference database's binding is: the given one, or that of this machine's local services.
-func inferenceBinding(c *cli.Context) (root, selector string, err error) {
+// Of these, mlflow is where MLflow's pages are.
+func inferenceBinding(c *cli.Context) (root, selector, mlflow string, err error) {
 	root, selector = c.String("bindings"), c.String("inference-binding")
 	if root != "" {
-		return root, cmp.Or(selector, inferenceProvider), nil
+		return root, cmp.Or(selector, inferenceProvider), "", nil
 	}
 	services, running, err := localservices.Status(serviceOptions(c))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", "", err
+		return "", "", "", err
 	}
 	if !running["inference"] {
-		return "", "", fault.AsConfiguration(fmt.Errorf("no service bindings and no local inference database in %s: set --bindings, or start the local services with insitu services start", c.String("state")))
+		return "", "", "", fault.AsConfiguration(fmt.Errorf("no service bindings and no local inference database in %s: set --bindings, or start the local services with insitu services start", c.String("state")))
 	}
-	return services.BindingRoot, cmp.Or(selector, localservices.InferenceBinding), nil
+	if running["mlflow"] {
+		mlflow = services.MLflowURL
+	}
+	return services.BindingRoot, cmp.Or(selector, localservices.InferenceBinding), mlflow, nil
 }
 
 // secret is the value of an environment variable or of the file that the variable with _FILE names.

@@ -11,8 +11,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"mime"
 	"net"
 	"net/http"
+	"net/url"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -32,8 +34,9 @@ type api struct {
 	sessions *sessions
 	metrics  *metrics
 	docs     page
+	start    page
 	routes   []route
-	// uploads has room for the requests whose files may be in memory at the same time.
+	// uploads has room for the requests whose bodies may be in memory at the same time.
 	uploads  chan struct{}
 	draining atomic.Bool
 }
@@ -54,7 +57,7 @@ func newAPI(c Config) (*api, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &api{config: c, sessions: s, docs: docs, uploads: make(chan struct{}, c.Sessions+c.Queue)}
+	a := &api{config: c, sessions: s, docs: docs, start: startPage(), uploads: make(chan struct{}, c.Sessions+c.Queue)}
 	a.metrics = newMetrics(s)
 	a.routes = []route{
 		{http.MethodPost, "/inference", true, a.inference},
@@ -64,37 +67,44 @@ func newAPI(c Config) (*api, error) {
 		{http.MethodGet, "/readyz", false, a.readyz},
 		{http.MethodGet, "/metrics", false, a.metrics.answer},
 		{http.MethodGet, "/openapi.json", false, a.openAPI},
-		{http.MethodGet, "/docs", false, a.page},
-		{http.MethodGet, "/", false, a.root},
+		{http.MethodGet, "/docs", false, a.docs.answer},
+		{http.MethodGet, "/", false, a.start.answer},
 	}
 	return a, nil
 }
 
 // inference is the original's route: a picture in, a bare JSON string out.
 func (a *api) inference(w http.ResponseWriter, r *http.Request) *problem {
-	imgs, done, p := a.upload(w, r, 1)
+	done, p := a.room()
 	if p != nil {
 		return p
 	}
 	defer done()
-	label, err := ask(r.Context(), a.sessions, func(ctx context.Context, c *postgres.Conn) (string, error) {
-		return runInferenceTask(ctx, c, a.config.Schema, imgs[0])
-	})
-	if err != nil {
-		return refusal(err)
+	imgs, p := files(w, r, a.config.MaxRequestBytes, 1)
+	if p != nil {
+		return p
 	}
-	return write(w, http.StatusOK, label)
+	rows, err := a.sessions.predict(r.Context(), imgs)
+	if err != nil {
+		p := refusal(err)
+		p.loc = p.loc[:min(2, len(p.loc))] // the only file has no number
+		return p
+	}
+	a.count(rows)
+	return write(w, http.StatusOK, rows[0].Label)
 }
 
 // predicted is the answer of /v1/predict.
 type predicted struct {
-	Predictions  []Prediction `json:"predictions"` // in the order of the files
-	Model        Model        `json:"model"`
+	Predictions  []Prediction `json:"predictions"` // in the order of the files or rows
+	Model        Model        `json:"model"`       // of the predictions that name no other
 	Milliseconds float64      `json:"milliseconds"` // waiting for a session and predicting
 }
 
+const defaultTop = 5
+
 func (a *api) predict(w http.ResponseWriter, r *http.Request) *problem {
-	top := 5
+	top := defaultTop
 	if text := r.URL.Query().Get("top"); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 1 {
@@ -102,27 +112,47 @@ func (a *api) predict(w http.ResponseWriter, r *http.Request) *problem {
 		}
 		top = n
 	}
-	imgs, done, p := a.upload(w, r, maxFiles)
+	done, p := a.room()
 	if p != nil {
 		return p
 	}
 	defer done()
-	began := time.Now()
-	rows, err := ask(r.Context(), a.sessions, func(ctx context.Context, c *postgres.Conn) ([]row, error) {
-		return predictAll(ctx, c, a.config.Schema, imgs)
-	})
-	if err == nil && len(rows) != len(imgs) {
-		err = fmt.Errorf("predict_batch gave %d rows for %d pictures", len(rows), len(imgs))
+	var ask func() ([]row, error)
+	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind == "application/json" {
+		t, p := readTable(w, r, a.config.MaxRequestBytes)
+		if p != nil {
+			return p
+		}
+		top = cmp.Or(t.top, top)
+		ask = func() ([]row, error) { return a.sessions.predictTable(r.Context(), t) }
+	} else {
+		imgs, p := files(w, r, a.config.MaxRequestBytes, maxFiles)
+		if p != nil {
+			return p
+		}
+		ask = func() ([]row, error) { return a.sessions.predict(r.Context(), imgs) }
 	}
+	began := time.Now()
+	rows, err := ask()
 	if err != nil {
 		return refusal(err)
 	}
 	out := predicted{Model: Model{Name: rows[0].ModelName, Version: rows[0].ModelVersion}, Milliseconds: milliseconds(began)}
 	for _, row := range rows {
-		out.Predictions = append(out.Predictions, Prediction{Label: row.Label, Probabilities: likeliest(row.Probabilities, top)})
+		p := Prediction{Label: row.Label, Probabilities: likeliest(row.Probabilities, top)}
+		if row.ModelName != out.Model.Name || row.ModelVersion != out.Model.Version {
+			p.Model = &Model{Name: row.ModelName, Version: row.ModelVersion}
+		}
+		out.Predictions = append(out.Predictions, p)
 	}
-	a.metrics.predictions.WithLabelValues(out.Model.Name, strconv.Itoa(out.Model.Version)).Add(float64(len(rows)))
+	a.count(rows)
 	return write(w, http.StatusOK, out)
+}
+
+func (a *api) count(rows []row) {
+	for _, row := range rows {
+		a.metrics.predictions.WithLabelValues(row.ModelName, strconv.Itoa(row.ModelVersion)).Inc()
+	}
 }
 
 // likeliest are the first n of all, equal ones by name.
@@ -137,20 +167,14 @@ func likeliest(all map[string]float64, n int) []Probability {
 	return out[:min(n, len(out))]
 }
 
-// upload reads a request's files; done gives back their room in memory.
-func (a *api) upload(w http.ResponseWriter, r *http.Request, most int) (imgs [][]byte, done func(), p *problem) {
+// room is taken by a request whose body is read into memory; done gives it back.
+func (a *api) room() (done func(), p *problem) {
 	select {
 	case a.uploads <- struct{}{}:
-		done = func() { <-a.uploads }
+		return func() { <-a.uploads }, nil
 	default:
-		return nil, nil, refusal(errBusy)
+		return nil, refusal(errBusy)
 	}
-	imgs, p = files(w, r, a.config.MaxRequestBytes, most)
-	if p != nil {
-		done()
-		return nil, nil, p
-	}
-	return imgs, done, nil
 }
 
 func (a *api) model(w http.ResponseWriter, r *http.Request) *problem {
@@ -159,6 +183,9 @@ func (a *api) model(w http.ResponseWriter, r *http.Request) *problem {
 	})
 	if err != nil {
 		return refusal(err)
+	}
+	if a.config.MLflowURL != "" && m.Name != "" {
+		m.MLflowURL = strings.TrimSuffix(a.config.MLflowURL, "/") + "/#/models/" + url.PathEscape(m.Name) + "/versions/" + strconv.Itoa(m.Version)
 	}
 	return write(w, http.StatusOK, m)
 }
@@ -203,15 +230,12 @@ func (a *api) openAPI(w http.ResponseWriter, _ *http.Request) *problem {
 	return nil
 }
 
-func (a *api) page(w http.ResponseWriter, _ *http.Request) *problem {
+// answer sends a page with what its browser may do.
+func (p page) answer(w http.ResponseWriter, _ *http.Request) *problem {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.Header().Set("Content-Security-Policy", a.docs.policy)
-	_, _ = w.Write(a.docs.html)
-	return nil
-}
-
-func (a *api) root(w http.ResponseWriter, r *http.Request) *problem {
-	http.Redirect(w, r, "docs", http.StatusTemporaryRedirect)
+	w.Header().Set("Content-Security-Policy", p.policy)
+	w.Header().Set("Referrer-Policy", "no-referrer")
+	_, _ = w.Write(p.html)
 	return nil
 }
 
@@ -243,8 +267,13 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	r = r.WithContext(ctx)
 	r.Body = body
 
+	preflight := a.shareWith(out.Header(), r)
 	to, p := a.find(out, r)
-	if p == nil {
+	switch {
+	case preflight:
+		p = nil
+		out.WriteHeader(http.StatusNoContent)
+	case p == nil:
 		p = a.try(to, out, r)
 	}
 	if p != nil && p.status != clientGone && out.status == 0 {
@@ -296,6 +325,29 @@ func (a *api) find(w http.ResponseWriter, r *http.Request) (route, *problem) {
 		return to, &problem{status: http.StatusUnauthorized, loc: []any{"header", "Authorization"}, msg: "expected the service's bearer token", kind: "unauthorized"}
 	}
 	return to, nil
+}
+
+// shareWith lets pages of the origins that the configuration lists read the answer, and says whether r only asks for that.
+// Credentials of a browser, such as cookies, are never allowed: a token is sent by the page itself.
+func (a *api) shareWith(h http.Header, r *http.Request) (preflight bool) {
+	if len(a.config.Origins) == 0 {
+		return false
+	}
+	h.Add("Vary", "Origin")
+	origin := r.Header.Get("Origin")
+	i := slices.IndexFunc(a.routes, func(to route) bool { return to.predicts && to.path == r.URL.Path })
+	if i < 0 || !slices.Contains(a.config.Origins, origin) {
+		return false
+	}
+	h.Set("Access-Control-Allow-Origin", origin)
+	h.Set("Access-Control-Expose-Headers", "Retry-After, X-Request-Id")
+	if r.Method != http.MethodOptions || r.Header.Get("Access-Control-Request-Method") == "" {
+		return false
+	}
+	h.Set("Access-Control-Allow-Methods", a.routes[i].method)
+	h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, X-Request-Id")
+	h.Set("Access-Control-Max-Age", "600")
+	return true
 }
 
 func (a *api) allowed(r *http.Request) bool {

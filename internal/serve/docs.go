@@ -2,9 +2,7 @@ package serve
 
 import (
 	"bytes"
-	"crypto/sha256"
 	_ "embed"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"html/template"
@@ -50,6 +48,7 @@ type (
 				Schema struct {
 					Properties ordered[described]
 				}
+				Example json.RawMessage
 			}
 		}
 		Responses ordered[response]
@@ -96,6 +95,8 @@ type shown struct {
 	operation
 	Fields ordered[described] // of the form
 	Form   bool               // can be tried in the page
+	JSON   ordered[described] // properties of the body, where it may be JSON
+	Body   string             // an example of that
 	Many   bool
 }
 
@@ -126,6 +127,12 @@ func render(token bool) (page, error) {
 				v := shown{Method: strings.ToUpper(method), Path: path.Key, ID: strings.Trim(strings.ReplaceAll(path.Key, "/", "-"), "-"), operation: o}
 				if o.RequestBody != nil {
 					v.Fields = o.RequestBody.Content["multipart/form-data"].Schema.Properties
+					inJSON := o.RequestBody.Content["application/json"]
+					v.JSON = inJSON.Schema.Properties
+					var b bytes.Buffer
+					if len(inJSON.Example) > 0 && json.Compact(&b, inJSON.Example) == nil {
+						v.Body = b.String()
+					}
 					v.Form, v.Many = !token, strings.HasPrefix(path.Key, "/v1/")
 				}
 				g.Routes = append(g.Routes, v)
@@ -142,11 +149,9 @@ func render(token bool) (page, error) {
 	if err != nil {
 		return page{}, fmt.Errorf("docs page: %w", err)
 	}
-	sum := sha256.Sum256([]byte(docsStyle))
 	return page{
-		html: b.Bytes(),
-		policy: "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) +
-			"'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+		html:   b.Bytes(),
+		policy: "default-src 'none'; style-src " + hashSource(docsStyle) + "; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
 	}, nil
 }
 

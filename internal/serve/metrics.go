@@ -26,7 +26,7 @@ func newMetrics(s *sessions) *metrics {
 			Name: "insitu_http_request_seconds", Help: "Time from the request's head to its answer.",
 			Buckets: []float64{.001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 30}}, []string{"route"}),
 		predictions: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "insitu_predictions_total", Help: "Pictures that /v1/predict predicted, by model version."}, []string{"model", "version"}),
+			Name: "insitu_predictions_total", Help: "Examples that were predicted, by model version."}, []string{"model", "version"}),
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(m.requests, m.seconds, m.predictions, &sessionMetrics{
@@ -34,6 +34,7 @@ func newMetrics(s *sessions) *metrics {
 		connected: prometheus.NewDesc("insitu_sessions", "Sessions with the inference database.", nil, nil),
 		busy:      prometheus.NewDesc("insitu_sessions_busy", "Sessions that predict at this moment.", nil, nil),
 		waiting:   prometheus.NewDesc("insitu_requests_waiting", "Requests that wait for a session.", nil, nil),
+		batches:   prometheus.NewDesc("insitu_batches_total", "Statements that predicted pictures, each for all requests that waited.", nil, nil),
 		model:     prometheus.NewDesc("insitu_active_model", "1 for the active model version; absent when there is none.", []string{"model", "version"}, nil),
 	}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.pages = promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
@@ -57,12 +58,12 @@ func (m *metrics) answer(w http.ResponseWriter, r *http.Request) *problem {
 
 // sessionMetrics reads the sessions' state when it is scraped.
 type sessionMetrics struct {
-	sessions                        *sessions
-	connected, busy, waiting, model *prometheus.Desc
+	sessions                                 *sessions
+	connected, busy, waiting, batches, model *prometheus.Desc
 }
 
 func (c *sessionMetrics) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.connected, c.busy, c.waiting, c.model} {
+	for _, d := range []*prometheus.Desc{c.connected, c.busy, c.waiting, c.batches, c.model} {
 		out <- d
 	}
 }
@@ -75,6 +76,7 @@ func (c *sessionMetrics) Collect(out chan<- prometheus.Metric) {
 	gauge(c.connected, s.connected)
 	gauge(c.busy, s.busy)
 	gauge(c.waiting, s.waiting)
+	out <- prometheus.MustNewConstMetric(c.batches, prometheus.CounterValue, float64(s.batches))
 	if s.model != nil {
 		gauge(c.model, 1, s.model.Name, strconv.Itoa(s.model.Version))
 	}

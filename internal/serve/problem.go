@@ -21,13 +21,17 @@ const (
 	noActiveModel         = "IS003"
 	modelCorrupt          = "IS004"
 	tooLarge              = "IS005"
+	wrongRow              = "IS007"
 	insufficientPrivilege = "42501"
 	noSchema              = "3F000"
 	noFunction            = "42883"
 	noTable               = "42P01"
 )
 
-var errNoModel = errors.New("no model is active in this schema")
+var (
+	errNoModel = errors.New("no model is active in this schema")
+	errNoRows  = errors.New("the functions in this schema predict pictures only, not rows; an operator brings them up to date with deploy-inference-db")
+)
 
 // problem is an answer that is no result. Its JSON is that of the original API, for every status.
 type problem struct {
@@ -72,15 +76,19 @@ func badInput(err error) bool {
 	return false
 }
 
-// refusal turns an error of a session into an answer. An error of predict_batch names its picture: "image 2: ...".
+// refusal turns an error of a session into an answer.
+// Errors of predict_batch and predict_rows name what they are about: "image 2: ...", "row 2: ...".
 func refusal(err error) *problem {
 	text, loc := err.Error(), []any{"body", "file"}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
 		text = strings.TrimPrefix(pg.Message, "plpy.Error: ")
-		if n, rest, ok := strings.Cut(strings.TrimPrefix(text, "image "), ": "); ok && n != text {
-			if index, err := strconv.Atoi(n); err == nil {
+		if what, rest, ok := strings.Cut(text, ": "); ok {
+			kind, n, _ := strings.Cut(what, " ")
+			if index, err := strconv.Atoi(n); err == nil && kind == "image" {
 				text, loc = rest, append(loc, index-1)
+			} else if err == nil && kind == "row" {
+				text, loc = rest, []any{"body", "rows", index - 1}
 			}
 		}
 	}
@@ -89,6 +97,8 @@ func refusal(err error) *problem {
 		return &problem{status: http.StatusUnprocessableEntity, loc: loc, msg: text, kind: "not_an_image"}
 	case wrongShape:
 		return &problem{status: http.StatusUnprocessableEntity, loc: loc, msg: text, kind: "wrong_shape"}
+	case wrongRow:
+		return &problem{status: http.StatusUnprocessableEntity, loc: loc, msg: text, kind: "wrong_row"}
 	case tooLarge:
 		return &problem{status: http.StatusRequestEntityTooLarge, loc: loc, msg: text, kind: "too_large"}
 	case noActiveModel:
@@ -107,6 +117,8 @@ func refusal(err error) *problem {
 		return &problem{status: http.StatusGatewayTimeout, msg: "the prediction took too long", kind: "timeout", cause: err}
 	case errors.Is(err, errNoModel):
 		return &problem{status: http.StatusServiceUnavailable, msg: err.Error(), kind: "no_model", retry: 10}
+	case errors.Is(err, errNoRows):
+		return &problem{status: http.StatusNotImplemented, msg: err.Error(), kind: "not_supported"}
 	case errors.Is(err, errBusy):
 		return &problem{status: http.StatusServiceUnavailable, msg: err.Error(), kind: "busy", retry: 1}
 	case errors.Is(err, errAway), fault.Of(err) != fault.Permanent, outOfResources(err):

@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -36,6 +38,8 @@ type Config struct {
 	MaxRequestBytes int64
 	Drain           time.Duration // how long requests are still taken after /readyz has turned 503
 	Token           string        // bearer token of the predicting routes; "" for none
+	Origins         []string      // of other sites whose pages may read answers, such as https://app.example.com
+	MLflowURL       string        // of MLflow's pages, as people's browsers reach them; "" if they do not
 
 	Log *zap.Logger
 	// OnListen, if set, is told the address once connections are accepted.
@@ -63,7 +67,19 @@ func (c Config) check() error {
 	require(c.RequestTimeout > 0, "a request timeout of %s, expected more than 0", c.RequestTimeout)
 	require(c.MaxRequestBytes >= 1 && c.MaxRequestBytes <= MaxRequestBytes, "a limit of %d bytes a request, expected 1 to %d", c.MaxRequestBytes, int64(MaxRequestBytes))
 	require(c.Drain >= 0, "a drain time of %s, expected 0 or more", c.Drain)
+	for _, origin := range c.Origins {
+		u, err := url.Parse(origin)
+		require(err == nil && isWeb(u) && origin == u.Scheme+"://"+strings.ToLower(u.Host), "origin %q, expected one such as https://app.example.com, without a path", origin)
+	}
+	if c.MLflowURL != "" {
+		u, err := url.Parse(c.MLflowURL)
+		require(err == nil && isWeb(u) && u.User == nil && u.RawQuery == "" && u.Fragment == "", "an MLflow URL of %q, expected one such as https://mlflow.example.com", c.MLflowURL)
+	}
 	return fault.AsConfiguration(errors.Join(problems...))
+}
+
+func isWeb(u *url.URL) bool {
+	return (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != ""
 }
 
 // Run serves until ctx ends, then drains: /readyz turns 503, requests are taken for Config.Drain more,

@@ -100,7 +100,8 @@ func (x tenant) activate(t testing.TB, ordinal, version int) {
 	x.exec(t, "insert into activations (ordinal, name, version) values ($1, 'digits', $2)", ordinal, version)
 }
 
-// standIn makes functions that do what the file says: "sleep 1", "raise IS003", "pid"; everything else is a cat.
+// standIn makes functions that do what the file says: "sleep 1", "raise IS003", "die"; everything else is a cat.
+// Rows are what their column label, or the first, says; the column raise raises.
 func (x tenant) standIn(t testing.TB) {
 	t.Helper()
 	x.exec(t, "create schema "+postgres.Ident(x.schema)+"; set search_path to "+postgres.Ident(x.schema)+", public")
@@ -111,7 +112,7 @@ begin
   case words[1]
     when 'sleep' then perform pg_sleep(words[2]::float); return 'slept';
     when 'raise' then raise exception 'told to raise' using errcode = words[2];
-    when 'pid' then return pg_backend_pid()::text;
+    when 'die' then perform pg_terminate_backend(pg_backend_pid()); return 'dead';
     else return 'cat <&>';
   end case;
 end $$;
@@ -119,6 +120,14 @@ create function predict(img bytea) returns table (label text, probabilities json
   $$ select run_inference_task(img), '{"cat": 0.5, "bee": 0.25, "ant": 0.25}'::json, 'cats', 1 $$;
 create function predict_batch(imgs bytea[]) returns table (index int, label text, probabilities json, model_name text, model_version int) language sql as
   $$ select n::int, p.* from unnest(imgs) with ordinality as x (img, n), predict(img) p $$;
+create function predict_rows(rows json) returns table (index int, label text, probabilities json, model_name text, model_version int) language plpgsql as $$
+declare x record;
+begin
+  for x in select n::int, value from json_array_elements(rows) with ordinality as e (value, n) loop
+    if json_typeof(x.value) = 'object' and x.value->>'raise' is not null then raise exception 'row %: told to raise', x.n using errcode = x.value->>'raise'; end if;
+    return query select x.n, case json_typeof(x.value) when 'object' then x.value->>'label' else x.value->>0 end, '{"cat": 0.5, "bee": 0.25, "ant": 0.25}'::json, 'cats', 1;
+  end loop;
+end $$;
 grant usage on schema `+postgres.Ident(x.schema)+` to `+postgres.Ident(x.config.Username)+`;
 grant select on model_versions to `+postgres.Ident(x.config.Username)+`;
 alter role `+postgres.Ident(x.config.Username)+` set search_path to `+postgres.Ident(x.schema))
@@ -131,6 +140,10 @@ func (x tenant) open(t testing.TB) (n int) {
 		t.Fatal(err)
 	}
 	return n
+}
+
+func databaseOf(c postgres.Config) func() (postgres.Config, error) {
+	return func() (postgres.Config, error) { return c, nil }
 }
 
 // service is a running Run.
@@ -165,7 +178,7 @@ func start(t testing.TB, x tenant, change func(*Config)) *service {
 	s := &service{log: &safeBuffer{}, spec: readContract(t), ended: make(chan error, 1)}
 	listening := make(chan net.Addr, 1)
 	c := Config{
-		Listen: "127.0.0.1:0", Database: func() (postgres.Config, error) { return x.config, nil }, Schema: x.schema,
+		Listen: "127.0.0.1:0", Database: databaseOf(x.config), Schema: x.schema,
 		Sessions: 2, Queue: 32, RequestTimeout: 10 * time.Second, MaxRequestBytes: 1 << 20, OnListen: func(a net.Addr) { listening <- a },
 		Log: zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(s.log), zap.DebugLevel)),
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -31,19 +32,21 @@ var (
 	errBusy = errors.New("all sessions are taken and the queue is full")
 )
 
-// sessions are a fixed number of database sessions, each with a goroutine that takes calls from one queue.
+// sessions are a fixed number of database sessions, each with a goroutine that takes calls from two queues.
 type sessions struct {
 	config   func() (postgres.Config, error)
 	schema   string
 	number   int
 	probe    []byte // a small picture
 	calls    chan *call
+	pictures chan *call // those with imgs
 	log      *zap.Logger
 	finished sync.WaitGroup
 
 	mu        sync.Mutex
 	connected int
 	busy      int
+	batches   int    // statements that predicted pictures
 	model     *Model // active when a session last looked; nil for none
 	noModel   error  // why there is none
 }
@@ -53,12 +56,23 @@ type call struct {
 	ctx context.Context
 	// run is told to work on conn, or the reason why there is none; it must not block after that.
 	run func(conn *postgres.Conn, err error) error
+	// imgs are pictures that a session may predict together with those of other calls; answer is then told their rows.
+	imgs   [][]byte
+	answer func([]row)
+}
+
+// result is what a call came to.
+type result[T any] struct {
+	value T
+	err   error
 }
 
 // Model is the active model. A role that may only predict sees its name and version.
 type Model struct {
 	Name       string          `json:"name"`
 	Version    int             `json:"version"`
+	Takes      string          `json:"takes,omitempty"`      // pictures or rows
+	MLflowURL  string          `json:"mlflow_url,omitempty"` // of its page there, which leads to the evaluation report
 	Digest     string          `json:"digest,omitempty"`
 	Metrics    json.RawMessage `json:"metrics,omitempty"`
 	DeployedAt *time.Time      `json:"deployed_at,omitempty"`
@@ -72,23 +86,30 @@ func newSessions(c Config) (*sessions, error) {
 	}
 	return &sessions{
 		config: c.Database, schema: c.Schema, number: c.Sessions, probe: probe,
-		calls: make(chan *call, c.Queue+c.Sessions), log: c.Log, noModel: errAway,
+		calls: make(chan *call, c.Queue+c.Sessions), pictures: make(chan *call, c.Queue+c.Sessions), log: c.Log, noModel: errAway,
 	}, nil
 }
 
 // ask runs work in a session and returns its result, or sooner the reason why there can be none.
 func ask[T any](ctx context.Context, s *sessions, work func(context.Context, *postgres.Conn) (T, error)) (T, error) {
-	type result struct {
-		value T
-		err   error
-	}
-	done := make(chan result, 1) // the session does not wait for a caller that is gone
-	var zero T
-	if !s.reachable() {
-		return zero, errAway
-	}
-	c := &call{ctx: ctx, run: func(conn *postgres.Conn, err error) error {
-		r := result{err: err}
+	c, done := newCall(ctx, work)
+	return await(s, s.calls, c, done)
+}
+
+// predict predicts the pictures of one request in one statement, which never mixes two versions of the model.
+func (s *sessions) predict(ctx context.Context, imgs [][]byte) ([]row, error) {
+	c, done := newCall(ctx, func(ctx context.Context, conn *postgres.Conn) ([]row, error) {
+		s.countBatch()
+		return predictAll(ctx, conn, s.schema, imgs)
+	})
+	c.imgs, c.answer = imgs, func(rows []row) { done <- result[[]row]{value: rows} }
+	return await(s, s.pictures, c, done)
+}
+
+func newCall[T any](ctx context.Context, work func(context.Context, *postgres.Conn) (T, error)) (*call, chan result[T]) {
+	done := make(chan result[T], 1) // the session does not wait for a caller that is gone
+	return &call{ctx: ctx, run: func(conn *postgres.Conn, err error) error {
+		r := result[T]{err: err}
 		if conn != nil {
 			r.value, r.err = work(ctx, conn)
 			if r.err != nil && conn.IsClosed() && ctx.Err() == nil && err == nil {
@@ -97,20 +118,27 @@ func ask[T any](ctx context.Context, s *sessions, work func(context.Context, *po
 		}
 		done <- r
 		return nil
-	}}
+	}}, done
+}
+
+func await[T any](s *sessions, queue chan<- *call, c *call, done <-chan result[T]) (T, error) {
+	var zero T
+	if !s.reachable() {
+		return zero, errAway
+	}
 	select {
-	case s.calls <- c:
+	case queue <- c:
 	default:
 		return zero, errBusy
 	}
 	select {
 	case r := <-done:
-		if r.err != nil && ctx.Err() != nil { // the server says that the statement was cancelled
-			return zero, ctx.Err()
+		if r.err != nil && c.ctx.Err() != nil { // the server says that the statement was cancelled
+			return zero, c.ctx.Err()
 		}
 		return r.value, r.err
-	case <-ctx.Done():
-		return zero, ctx.Err()
+	case <-c.ctx.Done():
+		return zero, c.ctx.Err()
 	}
 }
 
@@ -153,6 +181,8 @@ func (s *sessions) work(ctx context.Context, conn *postgres.Conn) {
 			return
 		case c := <-s.calls:
 			conn = s.serve(c, conn)
+		case c := <-s.pictures:
+			conn = s.serveTogether(s.gather(c), conn)
 		case <-tick.C:
 			s.look(ctx, conn)
 		}
@@ -186,6 +216,98 @@ func (s *sessions) serve(c *call, conn *postgres.Conn) *postgres.Conn {
 	return fresh
 }
 
+// Bounds of a batch, above what one request may bring: nothing is gathered to a batch that has reached one of them.
+const (
+	batchPictures = 64
+	batchBytes    = 16 << 20
+)
+
+// gather adds to the first call a session's share of those that wait at this moment. It waits for none: while sessions
+// are free, every call is a batch of its own, and the longer they are busy, the larger the next batch is.
+func (s *sessions) gather(first *call) []*call {
+	var batch []*call
+	pictures, size := 0, 0
+	share := (len(s.pictures) + s.number - 1) / s.number // taking all would leave the others idle
+	for c := first; ; share-- {
+		if c.ctx.Err() == nil { // else nobody waits for it any more
+			batch = append(batch, c)
+			pictures += len(c.imgs)
+			for _, img := range c.imgs {
+				size += len(img)
+			}
+		}
+		if share <= 0 || pictures >= batchPictures || size >= batchBytes {
+			return batch
+		}
+		select {
+		case c = <-s.pictures:
+		default:
+			return batch
+		}
+	}
+}
+
+// serveTogether predicts the pictures of several calls in one statement. If that fails, each call is served alone:
+// a file that is refused is the business of the call that brought it.
+func (s *sessions) serveTogether(batch []*call, conn *postgres.Conn) *postgres.Conn {
+	if len(batch) > 1 && s.tryTogether(batch, conn) {
+		return conn
+	}
+	for _, c := range batch {
+		if conn != nil && conn.IsClosed() {
+			s.close(conn)
+			conn = nil
+		}
+		if conn == nil {
+			var err error
+			if conn, err = s.connect(c.ctx); err != nil {
+				_ = c.run(nil, err)
+				continue
+			}
+			s.count(1, 0)
+		}
+		conn = s.serve(c, conn)
+	}
+	return conn
+}
+
+func (s *sessions) tryTogether(batch []*call, conn *postgres.Conn) bool {
+	s.count(0, 1)
+	defer s.count(0, -1)
+	ctx, cancel := untilAllAreGone(batch)
+	defer cancel()
+	var imgs [][]byte
+	for _, c := range batch {
+		imgs = append(imgs, c.imgs...)
+	}
+	s.countBatch()
+	rows, err := predictAll(ctx, conn, s.schema, imgs)
+	if err != nil {
+		return false
+	}
+	for _, c := range batch {
+		c.answer(rows[:len(c.imgs):len(c.imgs)])
+		rows = rows[len(c.imgs):]
+	}
+	return true
+}
+
+// untilAllAreGone is done when nobody waits for any of the calls any more.
+func untilAllAreGone(batch []*call) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		defer cancel()
+		for _, c := range batch {
+			select {
+			case <-c.ctx.Done():
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return ctx, cancel
+}
+
 // reopen tries until it has a session; nil when ctx ended.
 // While no session of all is there, it turns away what waits in the queue.
 func (s *sessions) reopen(ctx context.Context) *postgres.Conn {
@@ -197,16 +319,18 @@ func (s *sessions) reopen(ctx context.Context) *postgres.Conn {
 		s.log.Debug("no session", zap.Error(err))
 		timer := time.NewTimer(retryAfter)
 		for waiting := true; waiting; {
-			queue := s.calls
+			calls, pictures := s.calls, s.pictures
 			if s.reachable() {
-				queue = nil // others serve it
+				calls, pictures = nil, nil // others serve them
 			}
 			select {
 			case <-ctx.Done():
 				timer.Stop()
 				return nil
-			case c := <-queue:
-				s.turnAway(c)
+			case c := <-calls:
+				s.turnAway(c, s.calls)
+			case c := <-pictures:
+				s.turnAway(c, s.pictures)
 			case <-timer.C:
 				waiting = false
 			}
@@ -215,10 +339,10 @@ func (s *sessions) reopen(ctx context.Context) *postgres.Conn {
 }
 
 // turnAway is for calls taken while no session is there; if one has come in between, the call is its.
-func (s *sessions) turnAway(c *call) {
+func (s *sessions) turnAway(c *call, queue chan<- *call) {
 	if s.reachable() {
 		select {
-		case s.calls <- c:
+		case queue <- c:
 			return
 		default:
 		}
@@ -274,6 +398,12 @@ func (s *sessions) count(connected, busy int) {
 	}
 }
 
+func (s *sessions) countBatch() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.batches++
+}
+
 func (s *sessions) reachable() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -283,6 +413,7 @@ func (s *sessions) reachable() bool {
 // state is what /readyz and /metrics tell.
 type state struct {
 	connected, busy, waiting int
+	batches                  int
 	model                    *Model
 	noModel                  error
 }
@@ -290,7 +421,7 @@ type state struct {
 func (s *sessions) state() state {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return state{connected: s.connected, busy: s.busy, waiting: len(s.calls), model: s.model, noModel: s.noModel}
+	return state{connected: s.connected, busy: s.busy, waiting: len(s.calls) + len(s.pictures), batches: s.batches, model: s.model, noModel: s.noModel}
 }
 
 // look predicts a small picture, which makes the session load the active model if it has not yet, and notes which one that is.
@@ -317,10 +448,11 @@ func (s *sessions) look(ctx context.Context, conn *postgres.Conn) {
 	}
 }
 
-// Prediction is the answer for one file.
+// Prediction is the answer for one file or row.
 type Prediction struct {
 	Label         string        `json:"label"`
-	Probabilities []Probability `json:"probabilities"` // the likeliest first; none for a regression
+	Probabilities []Probability `json:"probabilities"`   // the likeliest first; none for a regression
+	Model         *Model        `json:"model,omitempty"` // where a canary answered in another's place
 }
 
 // Probability is that of one class.
@@ -343,40 +475,55 @@ func predictOne(ctx context.Context, conn *postgres.Conn, schema string, img []b
 	return r, postgres.Wrap(err, "predict")
 }
 
-// predictAll predicts all files in one statement, which never mixes two versions of the model.
+// predictAll predicts all pictures in one statement.
 func predictAll(ctx context.Context, conn *postgres.Conn, schema string, imgs [][]byte) ([]row, error) {
 	rows, err := conn.Query(ctx, "select label, probabilities, model_name, model_version from "+postgres.Ident(schema, "predict_batch")+"($1) order by index", imgs)
 	if err != nil {
 		return nil, postgres.Wrap(err, "predict_batch")
 	}
+	return collect(rows, "predict_batch", len(imgs))
+}
+
+// predictRows predicts n rows of columns, given as a JSON array, in one statement.
+func predictRows(ctx context.Context, conn *postgres.Conn, schema string, all json.RawMessage, n int) ([]row, error) {
+	rows, err := conn.Query(ctx, "select label, probabilities, model_name, model_version from "+postgres.Ident(schema, "predict_rows")+"($1) order by index", string(all))
+	if err != nil {
+		return nil, postgres.Wrap(err, "predict_rows")
+	}
+	return collect(rows, "predict_rows", n)
+}
+
+func collect(rows pgx.Rows, function string, n int) ([]row, error) {
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[row])
-	return all, postgres.Wrap(err, "predict_batch")
+	if err == nil && len(all) != n {
+		err = fmt.Errorf("%d rows for %d examples", len(all), n)
+	}
+	return all, postgres.Wrap(err, function)
 }
 
-func runInferenceTask(ctx context.Context, conn *postgres.Conn, schema string, img []byte) (label string, err error) {
-	err = conn.QueryRow(ctx, "select "+postgres.Ident(schema, "run_inference_task")+"($1)", img).Scan(&label)
-	return label, postgres.Wrap(err, "run_inference_task")
-}
-
-// active asks model_versions for the active model, or a prediction if the role may not read that view.
+// active asks model_versions for the active model, and the model itself what it takes; a role that may not read that view
+// learns from a prediction which model it is.
 func active(ctx context.Context, conn *postgres.Conn, schema string, probe []byte) (*Model, error) {
 	var m Model
 	err := conn.QueryRow(ctx, "select name, version, digest, metrics::text, deployed_at, deployed_by from "+postgres.Ident(schema, "model_versions")+" where active").
 		Scan(&m.Name, &m.Version, &m.Digest, (*[]byte)(&m.Metrics), &m.DeployedAt, &m.DeployedBy)
+	hidden := postgres.State(err) == insufficientPrivilege
 	switch {
-	case err == nil:
-		return &m, nil
 	case errors.Is(err, pgx.ErrNoRows):
 		return nil, errNoModel
-	case postgres.State(err) != insufficientPrivilege:
+	case err != nil && !hidden:
 		return nil, postgres.Wrap(err, "read model_versions")
 	}
 	r, err := predictOne(ctx, conn, schema, probe)
-	if badInput(err) {
-		return &Model{}, nil // some model, and the role may not see which
-	}
-	if err != nil {
+	switch {
+	case err == nil:
+		if m.Takes = "pictures"; hidden {
+			m.Name, m.Version = r.ModelName, r.ModelVersion
+		}
+	case postgres.State(err) == wrongShape:
+		m.Takes = "rows" // the model's input is no picture
+	case hidden && !badInput(err):
 		return nil, err
 	}
-	return &Model{Name: r.ModelName, Version: r.ModelVersion}, nil
+	return &m, nil
 }

@@ -16,6 +16,16 @@ import (
 // maxFiles bounds the files of one request: they are predicted in one statement, within one request's time.
 const maxFiles = 64
 
+// receive bounds what a request's body may bring and how long that may take; finished ends the latter.
+// The server goes on reading to notice a client that goes away; that must not end with the request's own time.
+func receive(w http.ResponseWriter, r *http.Request, limit int64) (finished func()) {
+	deadline, _ := r.Context().Deadline()
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(deadline) // recorders of tests have none
+	r.Body = http.MaxBytesReader(w, r.Body, limit)
+	return func() { _ = control.SetReadDeadline(deadline.Add(grace)) }
+}
+
 // files reads the fields named "file" of a multipart form into memory: at most limit bytes in all, and nothing to disk.
 func files(w http.ResponseWriter, r *http.Request, limit int64, most int) ([][]byte, *problem) {
 	if r.ContentLength > limit {
@@ -28,10 +38,7 @@ func files(w http.ResponseWriter, r *http.Request, limit int64, most int) ([][]b
 	if parameters["boundary"] == "" {
 		return nil, broken(errors.New("its Content-Type names no boundary"))
 	}
-	deadline, _ := r.Context().Deadline()
-	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(deadline) // recorders of tests have none
-	r.Body = http.MaxBytesReader(w, r.Body, limit)
+	finished := receive(w, r, limit)
 	form, err := r.MultipartReader()
 	if err != nil {
 		return nil, broken(err)
@@ -63,8 +70,7 @@ func files(w http.ResponseWriter, r *http.Request, limit int64, most int) ([][]b
 	if len(all) == 0 {
 		return nil, missing("")
 	}
-	// The server goes on reading to notice a client that goes away; that must not end with the request's own time.
-	_ = control.SetReadDeadline(deadline.Add(grace))
+	finished()
 	return all, nil
 }
 
