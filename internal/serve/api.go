@@ -96,8 +96,8 @@ func (a *api) inference(w http.ResponseWriter, r *http.Request) *problem {
 
 // predicted is the answer of /v1/predict.
 type predicted struct {
-	Predictions  []Prediction `json:"predictions"` // in the order of the files or rows
-	Model        Model        `json:"model"`       // of the predictions that name no other
+	Predictions  []Prediction `json:"predictions"`  // in the order of the files or rows
+	Model        Model        `json:"model"`        // of the predictions that name no other
 	Milliseconds float64      `json:"milliseconds"` // waiting for a session and predicting
 }
 

@@ -663,6 +663,9 @@ func TestALoginThatIsRefusedIsAMistakeInTheConfiguration(t *testing.T) {
 		"no address":       func(c *Config) { c.Listen = "nowhere" },
 		"no schema":        func(c *Config) { c.Schema = "" },
 		"too large":        func(c *Config) { c.MaxRequestBytes = MaxRequestBytes + 1 },
+		"any origin":       func(c *Config) { c.Origins = []string{"*"} },
+		"an origin's page": func(c *Config) { c.Origins = []string{"https://app.example.com/"} },
+		"MLflow by script": func(c *Config) { c.MLflowURL = "javascript:alert(1)" },
 	} {
 		c := Config{Listen: "127.0.0.1:0", Schema: "s", Database: databaseOf(x.config), Sessions: 1, RequestTimeout: time.Second, MaxRequestBytes: 1, Log: zap.NewNop()}
 		change(&c)
@@ -766,6 +769,273 @@ func FuzzUploadedForms(f *testing.F) {
 		}
 		if len(got) == 0 || len(got) > 3 || size > limit || size > len(body) {
 			t.Errorf("%d files of %d bytes out of %d", len(got), size, len(body))
+		}
+	})
+}
+
+// together posts one file a request, all of which wait while the only session sleeps, and returns their answers.
+func (s *service) together(t *testing.T, commands ...string) []answer {
+	t.Helper()
+	var all sync.WaitGroup
+	all.Add(1)
+	go func() { defer all.Done(); s.post(t, "/inference", []byte("sleep 1.5")) }()
+	eventually(t, "the session sleeps", func() bool { return strings.Contains(s.get(t, "/metrics").body, "insitu_sessions_busy 1") })
+	answers := make([]answer, len(commands))
+	for i, command := range commands {
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			path := "/v1/predict"
+			if i%2 == 1 {
+				path = "/inference"
+			}
+			answers[i] = s.post(t, path, []byte(command))
+		}()
+	}
+	eventually(t, "all wait", func() bool {
+		return strings.Contains(s.get(t, "/metrics").body, fmt.Sprintf("insitu_requests_waiting %d\n", len(commands)))
+	})
+	all.Wait()
+	return answers
+}
+
+func (s *service) batches(t *testing.T) (n int) {
+	t.Helper()
+	_, after, _ := strings.Cut(s.get(t, "/metrics").body, "\ninsitu_batches_total ")
+	if _, err := fmt.Sscan(after, &n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestRequestsThatWaitArePredictedTogether(t *testing.T) {
+	t.Parallel()
+	x := newTenant(t)
+	x.standIn(t)
+	s := start(t, x, func(c *Config) { c.Sessions = 1 })
+	before := s.batches(t)
+	for i, a := range s.together(t, "a", "b", "c", "d", "e", "f", "g", "h", "i", "j") {
+		if a.status != 200 || !strings.Contains(a.body, `"cat <&>"`) {
+			t.Errorf("request %d: %d %s", i, a.status, a.body)
+		}
+	}
+	if n := s.batches(t) - before; n != 2 { // the one that slept, and ten
+		t.Errorf("%d statements for eleven requests", n)
+	}
+}
+
+func TestAFileThatIsRefusedKeepsNoOtherRequestFromItsAnswer(t *testing.T) {
+	t.Parallel()
+	x := newTenant(t)
+	x.standIn(t)
+	s := start(t, x, func(c *Config) { c.Sessions = 1 })
+	for bad, want := range map[string]int{"raise IS001": 422, "raise IS005": 413, "raise 38000": 500, "raise 53200": 503, "die": 503} {
+		for i, a := range s.together(t, "a", "b", bad, "d", "e", bad, "g") {
+			want := want
+			if i != 2 && i != 5 {
+				want = 200
+			}
+			if a.status != want {
+				t.Errorf("%s: request %d: %d %s, want %d", bad, i, a.status, a.body, want)
+			}
+		}
+	}
+}
+
+func TestABatchHasBoundsAndLeavesTheOtherSessionsTheirShare(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ sessions, waiting, files, bytes, want int }{
+		"none waits":           {sessions: 4, waiting: 0, files: 1, bytes: 1, want: 1},
+		"a share":              {sessions: 4, waiting: 12, files: 1, bytes: 1, want: 4},
+		"a share, rounded up":  {sessions: 4, waiting: 1, files: 1, bytes: 1, want: 2},
+		"one session takes it": {sessions: 1, waiting: 12, files: 1, bytes: 1, want: 13},
+		"pictures":             {sessions: 1, waiting: 99, files: 16, bytes: 1, want: 4},
+		"bytes":                {sessions: 1, waiting: 99, files: 1, bytes: batchBytes/2 + 1, want: 2},
+	} {
+		s, err := newSessions(Config{Sessions: c.sessions, Queue: 200})
+		if err != nil {
+			t.Fatal(err)
+		}
+		img := make([]byte, c.bytes)
+		made := func() *call {
+			one := &call{ctx: t.Context()}
+			for range c.files {
+				one.imgs = append(one.imgs, img)
+			}
+			return one
+		}
+		for range c.waiting {
+			s.pictures <- made()
+		}
+		if got := len(s.gather(made())); got != c.want {
+			t.Errorf("%s: a batch of %d, want %d", name, got, c.want)
+		}
+	}
+}
+
+func TestABatchIsCancelledWhenNobodyWaitsForItAnyMore(t *testing.T) {
+	t.Parallel()
+	first, leave := context.WithCancel(t.Context())
+	second, leaveToo := context.WithCancel(t.Context())
+	ctx, cancel := untilAllAreGone([]*call{{ctx: first}, {ctx: second}})
+	defer cancel()
+	leaveToo()
+	select {
+	case <-ctx.Done():
+		t.Error("cancelled while one still waits")
+	case <-time.After(50 * time.Millisecond):
+	}
+	leave()
+	select {
+	case <-ctx.Done():
+	case <-time.After(5 * time.Second):
+		t.Error("not cancelled")
+	}
+}
+
+func TestRowsOfColumnsArePredictedOrRefusedWithAReason(t *testing.T) {
+	t.Parallel()
+	x := newTenant(t)
+	x.standIn(t)
+	s := start(t, x, nil)
+	for name, c := range map[string]struct {
+		body, want string // status and what the answer begins with
+	}{
+		"objects":                {`{"rows": [{"label": "bee"}, {"label": "ant <&>"}]}`, `200 {"predictions":[{"label":"bee","probabilities":[{"label":"cat","probability":0.5},{"label":"ant","probability":0.25},{"label":"bee","probability":0.25}]},{"label":"ant <&>",`},
+		"arrays":                 {`{"rows": [["bee", 1, null, true]], "top": 1}`, `200 {"predictions":[{"label":"bee","probabilities":[{"label":"cat","probability":0.5}]}],"model":{"name":"cats","version":1},"milliseconds":`},
+		"a row that fits not":    {`{"rows": [{"label": "bee"}, {"raise": "IS007"}]}`, `422 {"detail":[{"loc":["body","rows",1],"msg":"told to raise","type":"wrong_row"}]}`},
+		"no model":               {`{"rows": [{"raise": "IS003"}]}`, `503 {"detail":[{"loc":[],"msg":"told to raise","type":"no_model"}]}`},
+		"no rows":                {`{}`, `422 {"detail":[{"loc":["body","rows"],"msg":"Field required","type":"missing"}]}`},
+		"rows of nothing":        {`{"rows": []}`, `422 {"detail":[{"loc":["body","rows"],"msg":"expected an array of rows","type":"value_error"}]}`},
+		"rows that are null":     {`{"rows": null}`, `422 {"detail":[{"loc":["body","rows"],"msg":"expected an array of rows","type":"value_error"}]}`},
+		"rows that are a text":   {`{"rows": "a"}`, `422 {"detail":[{"loc":["body","rows"],"msg":"expected an array of rows","type":"value_error"}]}`},
+		"a row that is a text":   {`{"rows": [[1], "a"]}`, `422 {"detail":[{"loc":["body","rows",1],"msg":"expected an object of columns or an array of values","type":"value_error"}]}`},
+		"a nested row":           {`{"rows": [{"a": [1]}]}`, `422 {"detail":[{"loc":["body","rows",0],"msg":"expected plain values, found an array or an object among them","type":"value_error"}]}`},
+		"a number beyond float":  {`{"rows": [[1e999]]}`, `422 {"detail":[{"loc":["body","rows",0],"msg":"it cannot be read: `},
+		"1001 rows":              {`{"rows": [` + strings.Repeat(`[1],`, 1000) + `[1]]}`, `422 {"detail":[{"loc":["body","rows"],"msg":"more rows than expected: 1000 at most","type":"too_many"}]}`},
+		"top of 0":               {`{"rows": [[1]], "top": 0}`, `422 {"detail":[{"loc":["body","top"],"msg":"expected a whole number of at least 1","type":"value_error"}]}`},
+		"top of text":            {`{"rows": [[1]], "top": "x"}`, `422 {"detail":[{"loc":["body","top"],`},
+		"an unknown property":    {`{"rows": [[1]], "row": 1}`, `400 {"detail":[{"loc":["body"],"msg":"the JSON cannot be read: json: unknown field \"row\"","type":"broken_json"}]}`},
+		"half of it":             {`{"rows": [[1`, `400 {"detail":[{"loc":["body"],"msg":"the JSON cannot be read: unexpected EOF","type":"broken_json"}]}`},
+		"more than it":           {`{"rows": [[1]]} {}`, `400 {"detail":[{"loc":["body"],"msg":"the JSON cannot be read: something follows the object","type":"broken_json"}]}`},
+		"bytes that are no text": {"{\"rows\": [[\"\xff\"]]}", `400 {"detail":[{"loc":["body"],"msg":"the JSON cannot be read: it is not UTF-8","type":"broken_json"}]}`},
+		"deep":                   {`{"rows": ` + strings.Repeat("[", 20000) + strings.Repeat("]", 20000) + `}`, `400 {"detail":[{"loc":["body"],"msg":"the JSON cannot be read: `},
+		"too large":              {`{"rows": [["` + strings.Repeat("a", 1<<20) + `"]]}`, `413 {"detail":[{"loc":["body"],"msg":"the request has more than 1048576 bytes","type":"too_large"}]}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for _, body := range []io.Reader{strings.NewReader(c.body), io.MultiReader(strings.NewReader(c.body))} { // of known length and not
+				a := s.send(t, "/v1/predict", "application/json; charset=utf-8", body)
+				if got := fmt.Sprint(a.status, " ", a.body); !strings.HasPrefix(got, c.want) {
+					t.Errorf("%s, want %s", got, c.want)
+				}
+			}
+		})
+	}
+}
+
+func TestASchemaOfAnOlderReleaseSaysThatItTakesNoRows(t *testing.T) {
+	t.Parallel()
+	x := newTenant(t)
+	x.standIn(t)
+	x.exec(t, "drop function predict_rows(json)")
+	s := start(t, x, nil)
+	a := s.send(t, "/v1/predict", "application/json", strings.NewReader(`{"rows": [[1]]}`))
+	if kind, msg, _ := a.problem(t); a.status != 501 || kind != "not_supported" || !strings.Contains(msg, "deploy-inference-db") {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+}
+
+func TestAPredictionOfACanaryNamesItsModel(t *testing.T) {
+	t.Parallel()
+	x := newTenant(t)
+	x.standIn(t)
+	x.exec(t, `create or replace function predict_batch(imgs bytea[]) returns table (index int, label text, probabilities json, model_name text, model_version int) language sql as
+  $$ select n::int, label, probabilities, model_name, n::int from unnest(imgs) with ordinality as x (img, n), predict(img) p $$`)
+	s := start(t, x, nil)
+	a := s.post(t, "/v1/predict?top=1", []byte("a"), []byte("b"))
+	if want := `{"predictions":[{"label":"cat <&>","probabilities":[{"label":"cat","probability":0.5}]},{"label":"cat <&>","probabilities":[{"label":"cat","probability":0.5}],"model":{"name":"cats","version":2}}],"model":{"name":"cats","version":1},`; !strings.HasPrefix(a.body, want) {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	if metrics := s.get(t, "/metrics").body; !strings.Contains(metrics, `insitu_predictions_total{model="cats",version="2"} 1`) {
+		t.Error("the canary's prediction is not counted as its")
+	}
+}
+
+func TestPagesOfListedOriginsMayReadAnswers(t *testing.T) {
+	t.Parallel()
+	x := newTenant(t)
+	x.standIn(t)
+	const ours = "https://app.example.com"
+	listed := start(t, x, func(c *Config) { c.Origins, c.Token = []string{"http://localhost:3000", ours}, "s3cret-token" })
+	none := start(t, x, nil)
+	ask := func(s *service, method, path, origin string) (int, http.Header) {
+		t.Helper()
+		r, err := http.NewRequestWithContext(t.Context(), method, s.url+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Origin", origin)
+		if method == http.MethodOptions {
+			r.Header.Set("Access-Control-Request-Method", http.MethodPost)
+			r.Header.Set("Access-Control-Request-Headers", "authorization,content-type")
+		}
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		return resp.StatusCode, resp.Header
+	}
+	for name, c := range map[string]struct {
+		s                    *service
+		method, path, origin string
+		status               int
+		allowed              string
+	}{
+		"asks before":              {listed, "OPTIONS", "/v1/predict", ours, 204, ours},
+		"reads why it is refused":  {listed, "GET", "/v1/model", ours, 401, ours},
+		"another site":             {listed, "OPTIONS", "/v1/predict", "https://app.example.com.evil.example", 405, ""},
+		"a sandbox":                {listed, "OPTIONS", "/v1/predict", "null", 405, ""},
+		"what is no prediction":    {listed, "GET", "/metrics", ours, 200, ""},
+		"off":                      {none, "OPTIONS", "/v1/predict", ours, 405, ""},
+		"off, and a whole request": {none, "GET", "/v1/model", ours, 200, ""},
+	} {
+		status, h := ask(c.s, c.method, c.path, c.origin)
+		if status != c.status || h.Get("Access-Control-Allow-Origin") != c.allowed || h.Get("Access-Control-Allow-Credentials") != "" || (h.Get("Vary") == "Origin") != (c.s == listed) {
+			t.Errorf("%s: %d %v", name, status, h)
+		}
+		if asked := h.Get("Access-Control-Allow-Methods") == http.MethodPost && strings.Contains(h.Get("Access-Control-Allow-Headers"), "Authorization"); asked != (status == 204) {
+			t.Errorf("%s: %v", name, h)
+		}
+	}
+}
+
+func FuzzRows(f *testing.F) {
+	for _, text := range []string{`{"rows": [{"a": 1}, [2, "x", null, true]], "top": 3}`, `{"rows": [[1e999]]}`, `{"rows": null}`, `{"rows": [[1]]} x`, `[`, "{\"rows\": [[\"\xff\"]]}", `{"top": 1.5}`, `{"rows":[[1]],"rows":[]}`} {
+		f.Add([]byte(text))
+	}
+	const limit = 4096
+	f.Fuzz(func(t *testing.T, text []byte) {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v1/predict", io.MultiReader(bytes.NewReader(text)))
+		r.ContentLength = -1
+		got, p := readTable(httptest.NewRecorder(), r, limit)
+		if p != nil {
+			if p.status != 400 && p.status != 413 && p.status != 422 || p.msg == "" || p.kind == "" {
+				t.Errorf("%d %s", p.status, p.msg)
+			}
+			return
+		}
+		var rows []any
+		if err := json.Unmarshal(got.rows, &rows); err != nil || len(rows) != got.n || got.n < 1 || got.n > maxRows || got.top < 0 || len(text) > limit {
+			t.Errorf("%d rows, top %d of %s: %v", got.n, got.top, got.rows, err)
+		}
+		for _, row := range rows {
+			switch row.(type) {
+			case []any, map[string]any:
+			default:
+				t.Errorf("a row that is %v", row)
+			}
 		}
 	})
 }

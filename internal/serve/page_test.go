@@ -406,4 +406,3 @@ func TestThePageSaysWhatIsWrongWithTheDatabase(t *testing.T) {
 	b.sees(t, "A mistake in the service", "Told to raise.")
 	b.clean(t)
 }
-
