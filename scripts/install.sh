@@ -163,6 +163,8 @@ chart_tools() {
 case ${1:-} in
 test)
   gotool gotestsum gotest.tools/gotestsum "$gotestsum_version"
+  venv openapi-venv requirements/openapi.txt
+  packages chromium fonts-dejavu-core # opens the page of `insitu serve`
   chart_tools
   carvel ytt
   ;;

@@ -903,8 +903,8 @@ func TestRowsOfColumnsArePredictedOrRefusedWithAReason(t *testing.T) {
 	}{
 		"objects":                {`{"rows": [{"label": "bee"}, {"label": "ant <&>"}]}`, `200 {"predictions":[{"label":"bee","probabilities":[{"label":"cat","probability":0.5},{"label":"ant","probability":0.25},{"label":"bee","probability":0.25}]},{"label":"ant <&>",`},
 		"arrays":                 {`{"rows": [["bee", 1, null, true]], "top": 1}`, `200 {"predictions":[{"label":"bee","probabilities":[{"label":"cat","probability":0.5}]}],"model":{"name":"cats","version":1},"milliseconds":`},
-		"a row that fits not":    {`{"rows": [{"label": "bee"}, {"raise": "IS007"}]}`, `422 {"detail":[{"loc":["body","rows",1],"msg":"told to raise","type":"wrong_row"}]}`},
-		"no model":               {`{"rows": [{"raise": "IS003"}]}`, `503 {"detail":[{"loc":[],"msg":"told to raise","type":"no_model"}]}`},
+		"a row that fits not":    {`{"rows": [{"label": "bee"}, {"raise": "IS007"}]}`, `422 {"detail":[{"loc":["body","rows",1],"msg":"it has no column 'a'; its columns are a, b","type":"wrong_row"}]}`},
+		"no model":               {`{"rows": [{"raise": "IS003"}]}`, `503 {"detail":[{"loc":[],"msg":"it has no column`},
 		"no rows":                {`{}`, `422 {"detail":[{"loc":["body","rows"],"msg":"Field required","type":"missing"}]}`},
 		"rows of nothing":        {`{"rows": []}`, `422 {"detail":[{"loc":["body","rows"],"msg":"expected an array of rows","type":"value_error"}]}`},
 		"rows that are null":     {`{"rows": null}`, `422 {"detail":[{"loc":["body","rows"],"msg":"expected an array of rows","type":"value_error"}]}`},

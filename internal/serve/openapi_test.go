@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"maps"
 	"net/http"
+	"os"
+	"os/exec"
 	"reflect"
 	"regexp"
 	"slices"
@@ -225,6 +227,17 @@ func TestEveryRouteIsDescribedAndNothingElse(t *testing.T) {
 	walk(map[string]any(c))
 	if examples < 10 {
 		t.Errorf("only %d examples", examples)
+	}
+}
+
+func TestTheContractIsOpenAPI31(t *testing.T) {
+	t.Parallel()
+	validator := os.Getenv("INSITU_TEST_OPENAPI")
+	if validator == "" {
+		t.Skip("needs openapi-spec-validator: INSITU_TEST_OPENAPI is not set (make test installs it)")
+	}
+	if out, err := exec.CommandContext(t.Context(), validator, "--schema", "3.1", "--validation-errors", "all", "openapi.json").CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
 

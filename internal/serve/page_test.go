@@ -361,7 +361,7 @@ func TestThePageTakesRowsForAModelOfColumns(t *testing.T) {
 	send(`["wasp", 1]`) // one row
 	b.until(t, "one row", `[...document.querySelectorAll("#results .label")].map(x => x.textContent).join() === "wasp"`)
 	send(`[{"label": "bee"}, {"raise": "IS007"}]`)
-	b.sees(t, "Row 2: told to raise.")
+	b.sees(t, "Row 2: it has no column 'a'; its columns are a, b.")
 	send(`[{"label": `)
 	b.sees(t, "This is no JSON")
 	b.clean(t)

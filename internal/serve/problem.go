@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -77,18 +78,21 @@ func badInput(err error) bool {
 }
 
 // refusal turns an error of a session into an answer.
-// Errors of predict_batch and predict_rows name what they are about: "image 2: ...", "row 2: ...".
+// Errors of predict_batch and predict_rows name what they are about: "image 2: ...", "row 2 has ...", "row 2, column 'a' ...".
 func refusal(err error) *problem {
 	text, loc := err.Error(), []any{"body", "file"}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
 		text = strings.TrimPrefix(pg.Message, "plpy.Error: ")
-		if what, rest, ok := strings.Cut(text, ": "); ok {
-			kind, n, _ := strings.Cut(what, " ")
-			if index, err := strconv.Atoi(n); err == nil && kind == "image" {
-				text, loc = rest, append(loc, index-1)
-			} else if err == nil && kind == "row" {
-				text, loc = rest, []any{"body", "rows", index - 1}
+		if m := regexp.MustCompile(`(?s)^image ([0-9]+): (.*)`).FindStringSubmatch(text); m != nil {
+			text, loc = m[2], append(loc, number(m[1]))
+		} else if m := regexp.MustCompile(`(?s)^row ([0-9]+)(, |: | )(.*)`).FindStringSubmatch(text); m != nil {
+			text, loc = m[3], []any{"body", "rows", number(m[1])}
+			if m[2] == " " { // "has no column 'a'"
+				text = "it " + text
+			}
+			if pg.Hint != "" {
+				text += "; " + pg.Hint
 			}
 		}
 	}
@@ -125,6 +129,12 @@ func refusal(err error) *problem {
 		return &problem{status: http.StatusServiceUnavailable, msg: errAway.Error(), kind: "database_away", retry: 2, cause: err}
 	}
 	return &problem{status: http.StatusInternalServerError, msg: "a mistake in the service; its log says which, under this answer's X-Request-Id", kind: "internal", cause: err}
+}
+
+// number is that of an image or a row as programs count.
+func number(digits string) int {
+	n, _ := strconv.Atoi(digits) // what a pattern found
+	return n - 1
 }
 
 // outOfResources are memory, disk, connections; and operators who cancel a statement or stop the server.

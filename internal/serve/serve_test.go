@@ -124,7 +124,7 @@ create function predict_rows(rows json) returns table (index int, label text, pr
 declare x record;
 begin
   for x in select n::int, value from json_array_elements(rows) with ordinality as e (value, n) loop
-    if json_typeof(x.value) = 'object' and x.value->>'raise' is not null then raise exception 'row %: told to raise', x.n using errcode = x.value->>'raise'; end if;
+    if json_typeof(x.value) = 'object' and x.value->>'raise' is not null then raise exception 'row % has no column ''a''', x.n using errcode = x.value->>'raise', hint = 'its columns are a, b'; end if;
     return query select x.n, case json_typeof(x.value) when 'object' then x.value->>'label' else x.value->>0 end, '{"cat": 0.5, "bee": 0.25, "ant": 0.25}'::json, 'cats', 1;
   end loop;
 end $$;
