@@ -165,6 +165,7 @@ test)
   gotool gotestsum gotest.tools/gotestsum "$gotestsum_version"
   venv openapi-venv requirements/openapi.txt
   packages chromium fonts-dejavu-core # opens the page of `insitu serve`
+  venv callers-venv requirements/callers.txt
   chart_tools
   carvel ytt
   ;;
