@@ -46,7 +46,7 @@ func execute(ctx context.Context, kill <-chan struct{}, args []string, stdout, s
 		DisableSliceFlagSeparator: true, // -p split=0.7,0.15,0.15 is one value
 		ExitErrHandler:            func(*cli.Context, error) {},
 		OnUsageError:              usageError,
-		Commands:                  []*cli.Command{runCommand(kill), stopCommand(), servicesCommand(), summaryCommand(), serveCommand(kill)},
+		Commands:                  []*cli.Command{runCommand(kill), stopCommand(), servicesCommand(), summaryCommand(), smokeCommand(), serveCommand(kill)},
 		Action: func(c *cli.Context) error {
 			if name := c.Args().First(); name != "" {
 				return fault.AsConfiguration(fmt.Errorf("no command %q; insitu --help lists them", name))
@@ -89,7 +89,7 @@ func flagsFirst(app *cli.App, args []string) []string {
 		return args
 	}
 	command := app.Command(args[1])
-	if command == nil || len(command.Subcommands) > 0 {
+	if command == nil || len(command.Subcommands) > 0 || command.SkipFlagParsing {
 		return args
 	}
 	takesValue := map[string]bool{}

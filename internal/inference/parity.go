@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -157,7 +158,7 @@ func testPacks(ctx context.Context, p Place, table string, rows int) (packs []pa
 		if err := result.Scan(&k.n, &k.data); err != nil {
 			return nil, postgres.Wrap(err, "read test packs of "+table)
 		}
-		if k.n <= 0 || len(k.data)%k.n != 0 {
+		if k.n <= 0 || len(k.data) == 0 || len(k.data)%k.n != 0 {
 			return nil, fmt.Errorf("test pack of %s: %d bytes are not %d examples of one size", table, len(k.data), k.n)
 		}
 		if k.n > rows {
@@ -168,6 +169,30 @@ func testPacks(ctx context.Context, p Place, table string, rows int) (packs []pa
 	}
 	result.Close()
 	return packs, postgres.Wrap(result.Err(), "read test packs of "+table)
+}
+
+// TestRows are the first rows of a dataset's test split, each as packed.
+func TestRows(ctx context.Context, training Place, datasetDigest string, rows int) ([][]byte, error) {
+	var table string
+	err := training.Conn.QueryRow(ctx, "select pack_table from "+postgres.Ident(training.Schema, "datasets")+" where digest = $1", datasetDigest).Scan(&table)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, fmt.Errorf("the training schema %q has no dataset %.16s", training.Schema, datasetDigest)
+	}
+	if err != nil {
+		return nil, postgres.Wrap(err, fmt.Sprintf("read dataset %.16s from schema %q", datasetDigest, training.Schema))
+	}
+	packs, err := testPacks(ctx, training, table, rows)
+	if err != nil {
+		return nil, err
+	}
+	var out [][]byte
+	for _, p := range packs {
+		out = slices.AppendSeq(out, slices.Chunk(p.data, len(p.data)/p.n))
+	}
+	if out == nil {
+		return nil, fmt.Errorf("dataset %.16s has no test rows in the training schema %q", datasetDigest, training.Schema)
+	}
+	return out, nil
 }
 
 // predict calls a function of the schema that returns float32 [n, outputs].

@@ -10,7 +10,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/insitu-ml/insitu/internal/step"
-	"github.com/insitu-ml/insitu/internal/steps"
 )
 
 // set is a container set of the express pipeline, and the task that runs it.
@@ -44,14 +43,15 @@ func before(s set, c *wfv1.ContainerNode) []wfv1.ContainerNode {
 	return out
 }
 
-func specOf(t *testing.T, command string) step.Spec {
+// specOf is the declaration of what a container runs.
+func specOf(t *testing.T, c *wfv1.ContainerNode) step.Spec {
 	t.Helper()
-	for _, spec := range steps.All() {
-		if spec.Name == command {
+	for _, spec := range tasks() {
+		if command, args := command(spec); slices.Equal(command, c.Command) && slices.Equal(args, c.Args) {
 			return spec
 		}
 	}
-	t.Fatalf("no step is called %q", command)
+	t.Fatalf("no step is run by %q %q", c.Command, c.Args)
 	return step.Spec{}
 }
 
@@ -60,7 +60,7 @@ func TestTheContainerSetsRunEveryStepOnceInOrder(t *testing.T) {
 	var got []string
 	for _, s := range sets(t) {
 		for i, c := range s.tmpl.ContainerSet.Containers {
-			got = append(got, s.tmpl.Name+" "+c.Name+" "+strings.Join(c.Command, " ")+" after "+strings.Join(c.Dependencies, " "))
+			got = append(got, s.tmpl.Name+" "+c.Name+" "+strings.Join(append(c.Command, c.Args...), " ")+" after "+strings.Join(c.Dependencies, " "))
 			if last := i == len(s.tmpl.ContainerSet.Containers)-1; last != (c.Name == "main") {
 				t.Errorf("%s: container %q: main has to be the last, because Argo takes the outputs when it ends", s.tmpl.Name, c.Name)
 			}
@@ -76,7 +76,8 @@ func TestTheContainerSetsRunEveryStepOnceInOrder(t *testing.T) {
 		// main names all of them: Argo then tells the exit code of the one that failed.
 		"learn main evaluate-model after upload-dataset deploy-training-code train-model",
 		"release promote-model-to-staging promote-model-to-staging after ",
-		"release main deploy-inference-db after promote-model-to-staging",
+		"release deploy-inference-db deploy-inference-db after promote-model-to-staging",
+		"release main insitu smoke after promote-model-to-staging deploy-inference-db",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("containers (-want +got):\n%s", diff)
@@ -90,7 +91,7 @@ func TestTheExpressPipelinePassesWhatTheDAGPasses(t *testing.T) {
 	for _, s := range sets(t) {
 		for i := range s.tmpl.ContainerSet.Containers {
 			c := &s.tmpl.ContainerSet.Containers[i]
-			spec := specOf(t, c.Command[0])
+			spec := specOf(t, c)
 			given := map[string]string{}
 			for _, e := range c.Env {
 				given[e.Name] = e.Value
@@ -145,7 +146,7 @@ func express(t *testing.T, s set, c *wfv1.ContainerNode, flag step.Flag, value s
 	from, output, ok := strings.Cut(strings.TrimSuffix(strings.TrimPrefix(value, "{{tasks."), "}}"), ".outputs.parameters.")
 	if ok && !strings.Contains(from, "=") {
 		for _, earlier := range before(s, c) { // the same pod: a file
-			if earlier.Command[0] == from && slices.ContainsFunc(specOf(t, from).Outputs, func(o step.Output) bool { return o.Name == output && o.File == "" }) {
+			if earlier.Command[0] == from && slices.ContainsFunc(specOf(t, &earlier).Outputs, func(o step.Output) bool { return o.Name == output && o.File == "" }) {
 				return flag.Env() + "_FILE", path.Join("/tmp/outputs", from, output)
 			}
 		}
@@ -167,7 +168,7 @@ func checkAppMount(t *testing.T, s set, c *wfv1.ContainerNode) {
 		}
 	}
 	var want []string
-	if slices.ContainsFunc(specOf(t, c.Command[0]).AllFlags(), func(f step.Flag) bool { return f.Name == "app" }) {
+	if slices.ContainsFunc(specOf(t, c).AllFlags(), func(f step.Flag) bool { return f.Name == "app" }) {
 		want = []string{"tmp app /app"}
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -187,7 +188,7 @@ func TestTheContainerSetsGiveOutputsOfTheirSteps(t *testing.T) {
 	for _, s := range sets(t) {
 		declared := map[string]bool{}
 		for _, c := range s.tmpl.ContainerSet.Containers {
-			for _, o := range specOf(t, c.Command[0]).Outputs {
+			for _, o := range specOf(t, &c).Outputs {
 				file := o.File
 				if file == "" {
 					file = o.Name

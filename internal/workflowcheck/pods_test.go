@@ -45,7 +45,7 @@ func pods(t *testing.T, check func(t *testing.T, tmpl *wfv1.Template, containers
 			})
 		}
 	}
-	if want := 6 + 1 + 3; count != want { // the steps; the summary; learn, release and the summary
+	if want := len(tasks()) + 1 + 3; count != want { // the steps and the smoke test; the summary; learn, release and the summary
 		t.Errorf("found %d templates that make pods, expected %d", count, want)
 	}
 }

@@ -23,7 +23,11 @@ func (nowhere) Get(context.Context, string, string) error { return nil }
 const standIn = `#!/bin/sh
 set -eu
 if [ "$(basename "$0")" = insitu ]; then
-  test "$*,$INSITU_WORKFLOW,$INSITU_STATUS" = summary,run-1,Succeeded
+  case "$*" in
+    summary) test "$INSITU_WORKFLOW,$INSITU_STATUS" = run-1,Succeeded ;;
+    smoke) test -d "$SERVICE_BINDING_ROOT"; test "$INSITU_SCHEMA,$INSITU_INFERENCE_SCHEMA,$INSITU_MODEL_NAME,$INSITU_MODEL_VERSION" = insitu,serving,digits,4 ;;
+    *) exit 1 ;;
+  esac
   exit
 fi
 test -d "$SERVICE_BINDING_ROOT"
@@ -60,16 +64,16 @@ func TestThePipelinePassesValuesAlongAndStopsAtTheGate(t *testing.T) {
 	t.Parallel()
 	for passed, want := range map[bool][]string{
 		true: {"upload-dataset Succeeded", "deploy-training-code Succeeded", "train-model Succeeded", `train-model(0:epochs:3,kind:a \"b\" c,rate:0.1) Succeeded`, `train-model(1:epochs:3,kind:a \"b\" c,rate:0.2) Succeeded`, "evaluate-model Succeeded",
-			"approve Skipped", "promote-model-to-staging Succeeded", "deploy-inference-db Succeeded", "onExit Succeeded", "active 4"},
+			"approve Skipped", "promote-model-to-staging Succeeded", "deploy-inference-db Succeeded", "smoke Succeeded", "onExit Succeeded", "active 4"},
 		false: {"upload-dataset Succeeded", "deploy-training-code Succeeded", "train-model Succeeded", `train-model(0:epochs:3,kind:a \"b\" c,rate:0.1) Succeeded`, `train-model(1:epochs:3,kind:a \"b\" c,rate:0.2) Succeeded`, "evaluate-model Succeeded",
-			"approve Skipped", "promote-model-to-staging Skipped", "deploy-inference-db Omitted", "onExit Succeeded", "active "},
+			"approve Skipped", "promote-model-to-staging Skipped", "deploy-inference-db Omitted", "smoke Omitted", "onExit Succeeded", "active "},
 	} {
 		t.Run(fmt.Sprintf("passed=%v", passed), func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
 			for name := range load(t) {
 				if slices.Contains(pipelines(), name) {
-					name = "insitu" // the summary's
+					name = "insitu" // of the summary and the smoke test
 				}
 				if err := os.WriteFile(filepath.Join(dir, name), fmt.Appendf(nil, standIn, passed), 0o755); err != nil {
 					t.Fatal(err)

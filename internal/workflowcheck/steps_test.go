@@ -13,7 +13,19 @@ import (
 	"github.com/insitu-ml/insitu/internal/localrun"
 	"github.com/insitu-ml/insitu/internal/step"
 	"github.com/insitu-ml/insitu/internal/steps"
+	"github.com/insitu-ml/insitu/internal/steps/smoke"
 )
+
+// tasks are the declarations of everything that has a WorkflowTemplate of its own: the steps and the smoke test after them.
+func tasks() []step.Spec { return append(steps.All(), smoke.Spec()) }
+
+// command is the container's command of a task.
+func command(spec step.Spec) (command, args []string) {
+	if spec.Name == "smoke" { // part of insitu
+		return []string{"insitu"}, []string{spec.Name}
+	}
+	return []string{spec.Name}, nil
+}
 
 // stepTemplate is the template of a step, in a WorkflowTemplate of its name.
 func stepTemplate(t *testing.T, all templates, name string) *wfv1.Template {
@@ -32,15 +44,13 @@ func stepTemplate(t *testing.T, all templates, name string) *wfv1.Template {
 func TestEveryStepTemplateSaysWhatItsStepDeclares(t *testing.T) {
 	t.Parallel()
 	all := load(t)
-	for _, spec := range steps.All() {
+	for _, spec := range tasks() {
 		t.Run(spec.Name, func(t *testing.T) {
 			t.Parallel()
 			tmpl := stepTemplate(t, all, spec.Name)
-			if diff := cmp.Diff([]string{spec.Name}, tmpl.Container.Command); diff != "" {
-				t.Errorf("command (-want +got):\n%s", diff)
-			}
-			if len(tmpl.Container.Args) > 0 {
-				t.Errorf("arguments %q: values pass by environment", tmpl.Container.Args)
+			command, args := command(spec)
+			if diff := cmp.Diff([][]string{command, args}, [][]string{tmpl.Container.Command, tmpl.Container.Args}); diff != "" {
+				t.Errorf("command and arguments (-want +got); values pass by environment:\n%s", diff)
 			}
 			checkSettings(t, spec, tmpl)
 			checkOutputs(t, spec, tmpl)
