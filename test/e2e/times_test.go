@@ -13,9 +13,9 @@ import (
 	wfv1 "github.com/argoproj/argo-workflows/v3/pkg/apis/workflow/v1alpha1"
 )
 
-// steps are those of the pipeline in their order; the first two run side by side.
+// steps are those of the pipeline in their order, the smoke test last; the first two run side by side.
 func steps() []string {
-	return []string{"upload-dataset", "deploy-training-code", "train-model", "evaluate-model", "promote-model-to-staging", "deploy-inference-db"}
+	return []string{"upload-dataset", "deploy-training-code", "train-model", "evaluate-model", "promote-model-to-staging", "deploy-inference-db", "smoke"}
 }
 
 // logLines are the steps' log lines, by step.
