@@ -16,4 +16,4 @@ trap 'exit 130' INT TERM
 echo "bench: starting two PostgreSQL clusters, an S3 server and MLflow in $state" >&2
 bindings=$(bin/insitu services start --throwaway --state "$state")
 CGO_ENABLED=0 go build -o "$state/bench" ./test/bench
-"$state/bench" -bindings "$bindings" -python "$INSITU_TOOLS/db-venv/bin/python" -page docs/benchmarks.md "$@"
+"$state/bench" -bindings "$bindings" -python "$INSITU_TOOLS/db-venv/bin/python" -peers "$INSITU_TOOLS/bench-venv/bin/python" -page docs/benchmarks.md "$@"

@@ -169,7 +169,10 @@ test)
   chart_tools
   carvel ytt
   ;;
-bench) packages python3-psycopg2 python3-sklearn ;; # the peer of the group "start"
+bench)
+  packages python3-psycopg2 python3-sklearn # the peer of the group "start"
+  venv bench-venv requirements/bench.txt --system-site-packages # those of the group "serve"
+  ;;
 e2e)
   chart_tools
   carvel ytt

@@ -35,7 +35,9 @@ const (
 type bench struct {
 	scale               float64
 	rounds              int
-	python              string
+	python, peers       string // Pythons of the plain sides and of the peers of insitu serve
+	insitu              string // the program
+	bindings            string
 	training, inference postgres.Config
 	dir                 string         // scratch; the database's user can read it
 	admin               *postgres.Conn // a session of the training schema

@@ -43,7 +43,7 @@ type group struct {
 func groups() []group {
 	return []group{
 		{"load", load}, {"read", read}, {"train", train}, {"endtoend", endToEnd}, {"accuracy", accuracy}, {"growth", growth},
-		{"resume", resume}, {"predict", predict}, {"cancel", cancelled}, {"start", start}, {"madlib", madlib},
+		{"resume", resume}, {"predict", predict}, {"serve", serve}, {"cancel", cancelled}, {"start", start}, {"madlib", madlib},
 	}
 }
 
@@ -51,8 +51,10 @@ func run(ctx context.Context) error {
 	b := &bench{}
 	only := flag.String("only", "", "groups to measure, separated by commas; the page is written only when all are")
 	list := flag.Bool("list", false, "name the groups and end")
-	bindings := flag.String("bindings", "", "directory of the service bindings of both databases, whose schemas named bench are dropped")
+	flag.StringVar(&b.bindings, "bindings", "", "directory of the service bindings of both databases, whose schemas named bench are dropped")
 	python := flag.String("python", "", "the Python of the plain sides, with the database's packages")
+	flag.StringVar(&b.peers, "peers", "", "the Python of the group serve, with requirements/bench.txt")
+	flag.StringVar(&b.insitu, "insitu", filepath.Join("bin", "insitu"), "the program insitu")
 	page := flag.String("page", "", "page whose block between the marks is written, and beside it the plot; empty: neither")
 	flag.Float64Var(&b.scale, "scale", 1, "share of the full sizes; below 1 the figures mean less")
 	flag.IntVar(&b.rounds, "rounds", 5, "rounds of a comparison")
@@ -75,10 +77,10 @@ func run(ctx context.Context) error {
 		return errors.New("-scale and -rounds: expected more than 0")
 	}
 	b.python = *python
-	if b.training, err = databaseOf(*bindings, localservices.TrainingBinding); err != nil {
+	if b.training, err = databaseOf(b.bindings, localservices.TrainingBinding); err != nil {
 		return err
 	}
-	if b.inference, err = databaseOf(*bindings, localservices.InferenceBinding); err != nil {
+	if b.inference, err = databaseOf(b.bindings, localservices.InferenceBinding); err != nil {
 		return err
 	}
 	if err := b.open(ctx); err != nil {

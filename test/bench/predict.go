@@ -94,25 +94,12 @@ func (b *bench) predictPacks(ctx context.Context, w *worker, model training.Mode
 // predictRows is the inference database: one image a row.
 func (b *bench) predictRows(ctx context.Context, w *worker, model training.Model, p predicted) error {
 	images := p.rows
-	names := strings.Fields("airplane automobile bird cat deer dog frog horse ship truck")
-	c, err := b.deployed(ctx, b.inference, "inference")
+	names := labels()
+	c, err := b.served(ctx, model)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	manifest := jsonText(map[string]any{"task": "classification", "classes": names, "input": map[string]any{"shape": []int{3, side, side}, "dtype": "uint8", "range": []int{0, 255}}})
-	for _, statement := range []struct {
-		sql  string
-		args []any
-	}{
-		{"insert into model_blobs values ($1, $2)", []any{model.ONNXDigest, model.ONNX}},
-		{"insert into models (name, version, digest, manifest, metrics) values ('bench', 1, $1, $2, '{}')", []any{model.ONNXDigest, manifest}},
-		{"insert into activations (ordinal, name, version) values (1, 'bench', 1)", nil},
-	} {
-		if err := exec1(ctx, c, statement.sql, statement.args...); err != nil {
-			return err
-		}
-	}
 	if err := b.rowTable(ctx, c, "image_rows", "bytea", images); err != nil {
 		return err
 	}
@@ -170,6 +157,38 @@ func (b *bench) predictRows(ctx context.Context, w *worker, model training.Model
 	b.add(what+"ONNX Runtime, one at a time (limit) / run_inference_task row by row", p.oneByOne, ratio, paired(taken[3], taken[4]))
 	b.add(what+"ONNX Runtime one at a time / 256 at a time, for comparison: what batching itself gives", goal{}, times, paired(taken[3], taken[0]))
 	return nil
+}
+
+// labels are the classes' names.
+func labels() []string {
+	return strings.Fields("airplane automobile bird cat deer dog frog horse ship truck")
+}
+
+// servedManifest is what the inference schema knows of the model.
+func servedManifest() string {
+	return jsonText(map[string]any{"task": "classification", "classes": labels(), "input": map[string]any{"shape": []int{3, side, side}, "dtype": "uint8", "range": []int{0, 255}}})
+}
+
+// served makes an empty inference schema in which the model is active, and returns a session of it.
+func (b *bench) served(ctx context.Context, model training.Model) (*postgres.Conn, error) {
+	c, err := b.deployed(ctx, b.inference, "inference")
+	if err != nil {
+		return nil, err
+	}
+	for _, statement := range []struct {
+		sql  string
+		args []any
+	}{
+		{"insert into model_blobs values ($1, $2)", []any{model.ONNXDigest, model.ONNX}},
+		{"insert into models (name, version, digest, manifest, metrics) values ('bench', 1, $1, $2, '{}')", []any{model.ONNXDigest, servedManifest()}},
+		{"insert into activations (ordinal, name, version) values (1, 'bench', 1)", nil},
+	} {
+		if err := exec1(ctx, c, statement.sql, statement.args...); err != nil {
+			c.Close()
+			return nil, err
+		}
+	}
+	return c, nil
 }
 
 // sameLabels makes sure that both sides predict the same.
