@@ -12,8 +12,10 @@ import (
 
 // measured is what clients saw of a server.
 type measured struct {
-	rate     float64 // requests a second
-	p50, p99 float64 // seconds
+	requests  int
+	rate      float64 // requests a second
+	p50, p99  float64 // seconds
+	processor float64 // seconds a request, of the server's processes and its sessions in the database
 }
 
 // ask has clients send pictures for a period, each the next one as soon as it has the answer to the last (closed loop),
@@ -47,7 +49,8 @@ func ask(ctx context.Context, url string, clients int, period time.Duration, bod
 		return measured{}, err
 	}
 	together := slices.Concat(taken...)
-	return measured{float64(len(together)) / elapsed, quantile(together, 0.5), quantile(together, 0.99)}, nil
+	n := len(together)
+	return measured{requests: n, rate: float64(n) / elapsed, p50: quantile(together, 0.5), p99: quantile(together, 0.99)}, nil
 }
 
 // quantile is the least value that a share of all does not exceed.

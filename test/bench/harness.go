@@ -66,7 +66,7 @@ func ratio(v float64) string        { return fmt.Sprintf("%.2f", v) }
 func times(v float64) string        { return fmt.Sprintf("%.3gx", v) }
 func seconds(v float64) string      { return fmt.Sprintf("%.3g s", v) }
 func milliseconds(v float64) string { return fmt.Sprintf("%.0f ms", 1000*v) }
-func tenths(v float64) string       { return fmt.Sprintf("%.1f ms", 1000*v) }
+func hundredths(v float64) string   { return fmt.Sprintf("%.2f ms", 1000*v) }
 func points(v float64) string       { return fmt.Sprintf("%.2f points", v) }
 func percent(v float64) string      { return fmt.Sprintf("%.1f %%", 100*v) }
 func perSecond(v float64) string    { return fmt.Sprintf("%.0f/s", v) }

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -106,5 +110,53 @@ func TestGroupsAreChosenByName(t *testing.T) {
 	}
 	if _, err := chosen(all, "load,laod"); err == nil || !strings.Contains(err.Error(), `"laod"`) {
 		t.Errorf("a wrong name: error %v", err)
+	}
+}
+
+func TestAQuantileIsTheLeastThatAShareDoesNotExceed(t *testing.T) {
+	t.Parallel()
+	values := []float64{5, 1, 4, 2, 3, 10, 9, 8, 7, 6}
+	for share, want := range map[float64]float64{0.5: 5, 0.9: 9, 0.99: 10, 1: 10, 0: 1} {
+		if got := quantile(values, share); got != want {
+			t.Errorf("quantile %g is %g, want %g", share, got, want)
+		}
+	}
+}
+
+func TestClientsCountLabelsAndNothingElse(t *testing.T) {
+	t.Parallel()
+	status, seen := http.StatusOK, map[string]bool{}
+	var mu sync.Mutex
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f, header, err := r.FormFile("file")
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_ = f.Close()
+		mu.Lock()
+		defer mu.Unlock()
+		seen[header.Filename] = true
+		w.WriteHeader(status)
+		_, _ = w.Write([]byte(`"cat"`))
+	}))
+	defer server.Close()
+	p, err := pictures()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bodies, kind, err := forms(p[:5])
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := ask(t.Context(), server.URL, 3, 100*time.Millisecond, bodies, kind)
+	if err != nil || m.requests < 5 || m.p50 <= 0 || m.p99 < m.p50 || m.rate < float64(m.requests)/10 || len(seen) != 5 {
+		t.Errorf("%+v, %v, %d pictures seen, expected all five", m, err, len(seen))
+	}
+	mu.Lock()
+	status = http.StatusServiceUnavailable
+	mu.Unlock()
+	if _, err := ask(t.Context(), server.URL, 3, 100*time.Millisecond, bodies, kind); err == nil || !strings.Contains(err.Error(), "503") {
+		t.Errorf("a server that turns requests away: %v", err)
 	}
 }

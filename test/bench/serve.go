@@ -153,7 +153,7 @@ func (b *bench) serveCalls(ctx context.Context, c *postgres.Conn, m servedModel,
 		tail, usual = append(tail, quantile(taken, 0.99)/median(taken)), append(usual, median(taken))
 	}
 	b.add(fmt.Sprintf("%s, one picture a call by SQL, %d calls: p99 / p50", m.name, calls), atMost(2), times, summarize(tail))
-	b.add(m.name+", one picture a call by SQL: p50", goal{}, tenths, summarize(usual))
+	b.add(m.name+", one picture a call by SQL: p50", goal{}, hundredths, summarize(usual))
 	return nil
 }
 
@@ -163,6 +163,15 @@ type server struct {
 	url         string
 	cmd         *exec.Cmd
 	application string // of its database sessions; "" for none
+	processes   []int
+	sessions    []int // processes of the database
+}
+
+func counted(n int, one, many string) string {
+	if n == 1 {
+		return "one " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
 }
 
 func (s *server) stop() {
@@ -193,7 +202,7 @@ func (b *bench) startServer(ctx context.Context, name, application string, env [
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	s := &server{name, "http://127.0.0.1:" + port, cmd, application}
+	s := &server{name: name, url: "http://127.0.0.1:" + port, cmd: cmd, application: application}
 	for range 600 {
 		r, err := http.Get(s.url + "/readyz")
 		if err == nil {
@@ -267,15 +276,29 @@ func (b *bench) serveHTTP(ctx context.Context, m servedModel, model string, pict
 	if err := sameAnswers(ctx, servers, bodies, contentType); err != nil {
 		return err
 	}
+	for _, s := range servers {
+		if err := b.find(ctx, s); err != nil {
+			return err
+		}
+	}
 	period := max(time.Duration(float64(4*time.Second)*b.scale), 500*time.Millisecond)
 	for _, clients := range m.clients {
 		results := make([][]measured, len(servers))
 		for round := range b.rounds + 1 { // the first is to warm up
 			for i, s := range servers {
+				before, err := usedProcessor(append(s.processes, s.sessions...))
+				if err != nil {
+					return err
+				}
 				l, err := ask(ctx, s.url, clients, period, bodies, contentType)
 				if err != nil {
 					return fmt.Errorf("%s, %d clients: %w", s.name, clients, err)
 				}
+				after, err := usedProcessor(append(s.processes, s.sessions...))
+				if err != nil {
+					return err
+				}
+				l.processor = (after - before) / float64(l.requests)
 				if round > 0 {
 					results[i] = append(results[i], l)
 				}
@@ -284,11 +307,15 @@ func (b *bench) serveHTTP(ctx context.Context, m servedModel, model string, pict
 		b.addLoads(m, clients, servers, results)
 	}
 	for _, s := range servers {
-		bytes, processes, err := b.memory(ctx, s)
+		bytes, err := memory(s)
 		if err != nil {
 			return err
 		}
-		b.add(fmt.Sprintf("%s, memory of %s: its %d processes and its database sessions, shared pages divided", m.name, s.name, processes), goal{}, mebibytes, summarize([]float64{bytes}))
+		what := fmt.Sprintf("%s, memory of %s: %s", m.name, s.name, counted(len(s.processes), "process", "processes"))
+		if len(s.sessions) > 0 {
+			what += " and " + counted(len(s.sessions), "session", "sessions") + " in the database"
+		}
+		b.add(what, goal{}, mebibytes, summarize([]float64{bytes}))
 	}
 	return nil
 }
@@ -312,8 +339,9 @@ func (b *bench) addLoads(m servedModel, clients int, servers []*server, results 
 	}
 	for i, s := range servers {
 		b.add(what+s.name+", requests", goal{}, perSecond, summarize(column(i, rate)))
-		b.add(what+s.name+", p50", goal{}, tenths, summarize(column(i, func(l measured) float64 { return l.p50 })))
-		b.add(what+s.name+", p99", goal{}, tenths, summarize(column(i, func(l measured) float64 { return l.p99 })))
+		b.add(what+s.name+", p50", goal{}, hundredths, summarize(column(i, func(l measured) float64 { return l.p50 })))
+		b.add(what+s.name+", p99", goal{}, hundredths, summarize(column(i, func(l measured) float64 { return l.p99 })))
+		b.add(what+s.name+", processor time a request", goal{}, hundredths, summarize(column(i, func(l measured) float64 { return l.processor })))
 	}
 }
 
@@ -418,38 +446,65 @@ func forms(pictures [][]byte) (bodies [][]byte, contentType string, err error) {
 	return bodies, contentType, nil
 }
 
-// memory is what a server's processes and its database sessions hold, in bytes; a page that several share counts by its share.
-func (b *bench) memory(ctx context.Context, s *server) (bytes float64, processes int, err error) {
-	pids := descendants(s.cmd.Process.Pid)
-	processes = len(pids)
-	if s.application != "" {
-		c, err := postgres.Connect(ctx, b.inference, postgres.Options{})
-		if err != nil {
-			return 0, 0, err
-		}
-		defer c.Close()
-		var sessions []int
-		if err := c.QueryRow(ctx, "select array_agg(pid) from pg_stat_activity where application_name = $1", s.application).Scan(&sessions); err != nil {
-			return 0, 0, postgres.Wrap(err, "find sessions")
-		}
-		pids = append(pids, sessions...)
+// find notes the server's processes and its sessions in the database.
+func (b *bench) find(ctx context.Context, s *server) error {
+	s.processes = descendants(s.cmd.Process.Pid)
+	if s.application == "" {
+		return nil
 	}
+	c, err := postgres.Connect(ctx, b.inference, postgres.Options{})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	err = c.QueryRow(ctx, "select array_agg(pid) from pg_stat_activity where application_name = $1", s.application).Scan(&s.sessions)
+	if err == nil && len(s.sessions) != serveWorkers {
+		err = fmt.Errorf("%d, expected %d", len(s.sessions), serveWorkers)
+	}
+	return postgres.Wrap(err, "find the sessions of "+s.name)
+}
+
+// usedProcessor is how much processor time some processes have used, in seconds; the kernel counts in hundredths.
+func usedProcessor(pids []int) (seconds float64, err error) {
 	for _, pid := range pids {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			return 0, err
+		}
+		_, after, _ := strings.Cut(string(text), ") ") // the name before it may hold anything
+		fields := strings.Fields(after)
+		if len(fields) < 13 {
+			return 0, fmt.Errorf("/proc/%d/stat has %d fields", pid, len(fields))
+		}
+		for _, field := range fields[11:13] { // in user mode, in the kernel
+			ticks, err := strconv.ParseFloat(field, 64)
+			if err != nil {
+				return 0, err
+			}
+			seconds += ticks / 100
+		}
+	}
+	return seconds, nil
+}
+
+// memory is what a server's processes and its sessions in the database hold, in bytes; a page that several share counts by its share.
+func memory(s *server) (bytes float64, err error) {
+	for _, pid := range append(s.processes, s.sessions...) {
 		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 		if err != nil {
-			return 0, 0, err
+			return 0, err
 		}
 		for line := range strings.Lines(string(text)) {
 			if fields := strings.Fields(line); len(fields) == 3 && fields[0] == "Pss:" {
 				kib, err := strconv.ParseFloat(fields[1], 64)
 				if err != nil {
-					return 0, 0, err
+					return 0, err
 				}
 				bytes += kib * 1024
 			}
 		}
 	}
-	return bytes, processes, nil
+	return bytes, nil
 }
 
 // descendants are a process and all that it started.
