@@ -46,6 +46,7 @@ class ONNX:
         import json
 
         from insitu_inference import picture
+
         from insitu_runtime import onnxmodel
 
         self.example, self.predict = picture.example, onnxmodel.predict
