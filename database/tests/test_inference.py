@@ -256,7 +256,9 @@ def test_a_challenger_that_fails_does_not_fail_the_caller(mode):
         tables = Tables(**broken)
         rows = host.Host(tables).predict_batch([DARK, BRIGHT])
         assert [(row["label"], row["model_version"]) for row in rows] == [("dark", 1), ("bright", 1)]
-        assert [(entry["challenger_error"], entry["challenger_label"], entry["answered_by"]) for entry in tables.log] == [("IS006" if broken["route"]["version"] == 9 else "IS004", None, "champion")] * 2
+        assert [(entry["challenger_error"], entry["challenger_label"], entry["answered_by"]) for entry in tables.log] == [
+            ("IS006" if broken["route"]["version"] == 9 else "IS004", None, "champion")
+        ] * 2
 
 
 def test_a_route_of_no_share_and_one_to_the_active_model_do_nothing():

@@ -412,8 +412,8 @@ func TestTheExamplesForTablesAreTrainedAndServed(t *testing.T) {
 				t.Errorf("a row of zeros is predicted as %q, expected one of %q, or a number", label, test.labels)
 			}
 			var named string // the same row, by the names that the training wrote into the model
-			if err := p.inference.QueryRow(t.Context(), "select label from "+postgres.Ident(p.name, "predict_row")+"((select json_object_agg(name, 0) from "+
-				postgres.Ident(p.name, "models")+", json_array_elements_text(manifest -> 'columns') name))").Scan(&named); err != nil || named != label {
+			if err := p.inference.QueryRow(t.Context(), "select label from "+postgres.Ident(p.name, "predict_row")+"((select json_object_agg(feature, 0) from "+
+				postgres.Ident(p.name, "models")+", json_array_elements_text(manifest -> 'columns') c (feature)))").Scan(&named); err != nil || named != label {
 				t.Errorf("by the names of its columns it is predicted as %q, else as %q (%v)", named, label, err)
 			}
 		})
