@@ -934,6 +934,43 @@ func TestRowsOfColumnsArePredictedOrRefusedWithAReason(t *testing.T) {
 	}
 }
 
+func TestRowsGoThroughTheDeployedFunctions(t *testing.T) {
+	t.Parallel()
+	x := newTenant(t)
+	x.deploy(t)
+	x.activate(t, 1, 2)
+	s := start(t, x, nil)
+	d := digits(t, 1)[0]
+	values := make([]int, len(d.pixels))
+	for i, pixel := range d.pixels {
+		values[i] = int(pixel)
+	}
+	send := func(rows ...any) answer {
+		t.Helper()
+		text, err := json.Marshal(map[string]any{"rows": rows, "top": 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.send(t, "/v1/predict", "application/json", bytes.NewReader(text))
+	}
+	a := send(values, values)
+	var p predicted
+	if err := json.Unmarshal([]byte(a.body), &p); err != nil || len(p.Predictions) != 2 || p.Predictions[1].Label != d.label || len(p.Predictions[1].Probabilities) != 1 || p.Model.Version != 2 {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	for want, row := range map[string]any{
+		"it has 63 values, the model takes 64":                   values[1:],
+		"it is an object, and the model knows no names":          map[string]any{"a": 1},
+		"value 1 is null; expected a number":                     append([]any{nil}, make([]any, 63)...),
+		"value 64: 99.0 is out of the input's range [0.0, 16.0]": append(append([]int{}, values[:63]...), 99),
+	} {
+		a := send(values, row)
+		if kind, msg, loc := a.problem(t); a.status != 422 || kind != "wrong_row" || loc != `["body","rows",1]` || !strings.HasPrefix(msg, want) {
+			t.Errorf("%d %s, want %s", a.status, a.body, want)
+		}
+	}
+}
+
 func TestASchemaOfAnOlderReleaseSaysThatItTakesNoRows(t *testing.T) {
 	t.Parallel()
 	x := newTenant(t)
