@@ -44,7 +44,7 @@ func Spec() step.Spec {
 		Summary: "Asks the inference database, and the API if there is one, for predictions by the version that was deployed",
 		Description: "It is the pipeline's last task and runs as `insitu smoke`. " +
 			"Test rows are predicted by `predict_batch` in one call and by `run_inference_task` one by one, and by `POST /v1/predict` when there is an `--api-url`. " +
-			"It fails when an answer is missing, when another version than the deployed one gave it, and when two ways give different labels (those that a rounding error decides aside).\n\n" +
+			"It fails when an answer is missing, when another version than the deployed one gave it (or the challenger of a canary), and when two ways give different labels (those that a rounding error decides aside).\n\n" +
 			"It changes nothing: the deployed version stays active when it fails.",
 		Flags: flags,
 		Examples: []step.Example{{
@@ -79,7 +79,11 @@ func run(ctx context.Context, in *step.Input) error {
 		return err
 	}
 	bySQL := way{"predict_batch", batch}
-	if err := bySQL.check(len(examples), want); err != nil {
+	other, err := challenger(ctx, conn, schema)
+	if err != nil {
+		return err
+	}
+	if err := bySQL.check(len(examples), want, other); err != nil {
 		return err
 	}
 	one := way{name: "run_inference_task"}
@@ -102,7 +106,7 @@ func run(ctx context.Context, in *step.Input) error {
 		return err
 	}
 	byHTTP := way{"the API " + api, answers}
-	if err := byHTTP.check(len(examples), want); err != nil {
+	if err := byHTTP.check(len(examples), want, other); err != nil {
 		return err
 	}
 	if err := bySQL.agree(byHTTP); err != nil {

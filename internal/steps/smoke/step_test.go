@@ -30,7 +30,7 @@ import (
 const rows = 12
 
 // deployed is a schema with two versions of the digits model, of which the second is active, and a training schema with its test rows.
-func deployed(t *testing.T) (exec func(sql string, args ...any), cfg postgres.Config, flags map[string]string) {
+func deployed(t *testing.T) (exec func(sql string, args ...any), query func(sql string, into any), cfg postgres.Config, flags map[string]string) {
 	t.Helper()
 	cfg = changelogtest.Server(t)
 	schema, training := changelogtest.Schema(t, cfg, "Inference"), changelogtest.Schema(t, cfg, "Training")
@@ -78,7 +78,13 @@ func deployed(t *testing.T) (exec func(sql string, args ...any), cfg postgres.Co
 		maps.Copy(flags, map[string]string{side + "-host": cfg.Host, side + "-port": strconv.Itoa(cfg.Port), side + "-database": cfg.Database,
 			side + "-username": cfg.Username, side + "-password": cfg.Password})
 	}
-	return exec, cfg, flags
+	query = func(sql string, into any) {
+		t.Helper()
+		if err := conn.QueryRow(t.Context(), sql).Scan(into); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return exec, query, cfg, flags
 }
 
 // api starts insitu serve on the schema and returns its URL.
@@ -110,7 +116,7 @@ func api(t *testing.T, cfg postgres.Config, schema string) string {
 
 func TestSmokeAsksBySQLAndByHTTP(t *testing.T) {
 	t.Parallel()
-	exec, cfg, flags := deployed(t)
+	exec, query, cfg, flags := deployed(t)
 	run := func(change map[string]string) steptest.Result {
 		t.Helper()
 		all := maps.Clone(flags)
@@ -171,6 +177,19 @@ func TestSmokeAsksBySQLAndByHTTP(t *testing.T) {
 			t.Errorf("%s: exit code %d, %q, expected %d and %q", name, r.Code, r.Message, x.code, x.said)
 		}
 	}
+	exec("select set_route('canary', 1, 0.5)")
+	if r := run(both); r.Code != 0 || logged(r, "the API answers") != rows {
+		t.Errorf("with a canary: exit code %d\n%s", r.Code, r.Stderr)
+	}
+	var challenged int
+	if query("select count(*) from prediction_log where answered_by = 'challenger'", &challenged); challenged == 0 {
+		t.Error("no row was the challenger's: the canary shows nothing")
+	}
+	exec("update route set mode = 'shadow'")
+	if r := run(both); r.Code != 0 {
+		t.Errorf("with a shadow: exit code %d\n%s", r.Code, r.Stderr)
+	}
+	exec("select clear_route()")
 	exec("create or replace function run_inference_task(img bytea) returns text language sql as $$ select null::text $$")
 	if r := run(nil); r.Code != 1 || !strings.Contains(r.Message, `"" by run_inference_task`) {
 		t.Errorf("a function without an answer: exit code %d, %q", r.Code, r.Message)
