@@ -122,7 +122,8 @@ func Render(path string, sets []Changeset) ([]byte, error) {
 
 var validID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$`)
 
-func (c Changeset) render(out *bytes.Buffer) error {
+// check refuses what cannot be rendered.
+func (c Changeset) check() error {
 	if !validID.MatchString(c.ID) {
 		return fmt.Errorf("an id consists of up to 200 letters, digits, %q, %q and %q", "-", "_", ".")
 	}
@@ -133,6 +134,13 @@ func (c Changeset) render(out *bytes.Buffer) error {
 		if err := readable(text); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+func (c Changeset) render(out *bytes.Buffer) error {
+	if err := c.check(); err != nil {
+		return err
 	}
 	fmt.Fprintf(out, "\n--changeset %s:%s splitStatements:false rollbackSplitStatements:false stripComments:false", Author, c.ID)
 	if c.OnChange {

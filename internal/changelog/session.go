@@ -122,6 +122,20 @@ func (s *Session) Update(ctx context.Context, sets []Changeset) (added []string,
 	return added, changelog, nil
 }
 
+// Record enters a changeset as run, in the caller's transaction, which does itself what the changeset says.
+// Liquibase accepts it as its own and adds the checksum at its next update.
+func Record(ctx context.Context, tx pgx.Tx, schema, path string, c Changeset) error {
+	if err := c.check(); err != nil {
+		return fmt.Errorf("changeset %q: %w", c.ID, err)
+	}
+	table := postgres.Ident(schema, "databasechangelog")
+	// Liquibase sorts by the date, then by the order, and its dates are those of the clock on the wall.
+	_, err := tx.Exec(ctx, "insert into "+table+` (id, author, filename, dateexecuted, orderexecuted, exectype, md5sum, description, comments, liquibase)
+		select $1, $2, $3, greatest($4::timestamp, max(dateexecuted) + interval '1 microsecond'), coalesce(max(orderexecuted), 0) + 1, 'EXECUTED', null, 'sql', $5, 'insitu' from `+table,
+		c.ID, Author, path, time.Now(), plain(c.Comment))
+	return postgres.Wrap(err, fmt.Sprintf("record changeset %q in %s", c.ID, table))
+}
+
 // Tag gives the newest changeset the tag, unless it has one already, and returns the tag it has.
 // A changeset that a killed run left untagged is thus tagged by the next run.
 func (s *Session) Tag(ctx context.Context, tag string) (string, error) {

@@ -6,8 +6,12 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/insitu-ml/insitu/internal/changelog"
 	"github.com/insitu-ml/insitu/internal/postgres"
 )
+
+// ChangelogPath is what databasechangelog.filename says.
+const ChangelogPath = "insitu/inference"
 
 // Version names a deployed model. The zero Version is none.
 type Version struct {
@@ -15,83 +19,90 @@ type Version struct {
 	Version int
 }
 
-// Activate makes a deployed version the one that predictions use, in one transaction;
+// Activate makes a deployed version the one that predictions use, in one transaction with its row in the ledger;
 // if it is that already, nothing changes. It returns the version that was active before it.
-func Activate(ctx context.Context, c *postgres.Conn, schema string, v Version) (previous Version, err error) {
-	_, previous, err = change(ctx, c, schema, func([]Version) (Version, error) { return v, nil })
-	return previous, err
-}
-
-// Rollback makes the version active that was active before the present one came, and returns both.
-// Doing it again goes one further back.
-func Rollback(ctx context.Context, c *postgres.Conn, schema string) (from, to Version, err error) {
-	to, _, err = change(ctx, c, schema, func(log []Version) (Version, error) {
-		past := trail(log)
-		if len(past) < 2 {
-			return Version{}, fmt.Errorf("roll back schema %q: no other model was active before", schema)
-		}
-		from = past[len(past)-1]
-		return past[len(past)-2], nil
-	})
-	return from, to, err
-}
-
-// trail is the way to the active version without its detours: going back to the version before takes a step off it.
-func trail(log []Version) []Version {
-	var out []Version
-	for _, v := range log {
-		switch {
-		case len(out) > 1 && out[len(out)-2] == v:
-			out = out[:len(out)-1]
-		case len(out) == 0 || out[len(out)-1] != v:
-			out = append(out, v)
-		}
-	}
-	return out
-}
-
-// change appends the version that choose picks to the log, unless it is the last one.
-// It returns the active version and the one before it in the log.
-func change(ctx context.Context, c *postgres.Conn, schema string, choose func(log []Version) (Version, error)) (active, previous Version, err error) {
-	table := postgres.Ident(schema, "activations")
-	err = pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "select pg_advisory_xact_lock($1)", postgres.LockKey("activate:"+schema)); err != nil {
-			return postgres.Wrap(err, "lock "+table)
-		}
-		rows, err := tx.Query(ctx, "select name, version from "+table+" order by ordinal")
+func Activate(ctx context.Context, c *postgres.Conn, schema string, v Version, e Evidence) (previous Version, err error) {
+	err = locked(ctx, c, schema, func(tx pgx.Tx) error {
+		s, err := readState(ctx, tx, schema)
 		if err != nil {
-			return postgres.Wrap(err, "read "+table)
-		}
-		log, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Version])
-		if err != nil {
-			return postgres.Wrap(err, "read "+table)
-		}
-		if active, err = choose(log); err != nil {
 			return err
 		}
-		if n := len(log); n > 0 && log[n-1] == active {
+		if n := len(s.log); s.active() == v {
 			if n > 1 {
-				previous = log[n-2]
+				previous = s.log[n-2].Version
 			}
 			return nil
 		}
-		if n := len(log); n > 0 {
-			previous = log[n-1]
-		}
-		// Ordinals have gaps where a rollback by Liquibase took rows away.
-		var last int
-		if err := tx.QueryRow(ctx, "select coalesce(max(ordinal), 0) from "+table).Scan(&last); err != nil {
-			return postgres.Wrap(err, "read "+table)
-		}
-		tag, err := tx.Exec(ctx, "insert into "+table+" (ordinal, name, version) select $1, name, version from "+postgres.Ident(schema, "models")+" where name = $2 and version = $3",
-			last+1, active.Name, active.Version)
-		if err != nil {
-			return postgres.Wrap(err, "activate a model in "+table)
-		}
-		if tag.RowsAffected() == 0 {
-			return fmt.Errorf("activate model %q version %d: it is not deployed in schema %q", active.Name, active.Version, schema)
-		}
-		return nil
+		previous = s.active()
+		_, err = switchTo(ctx, tx, schema, activated, v, "", e.details(previous))
+		return err
 	})
-	return active, previous, err
+	return previous, err
+}
+
+// SwitchBack makes a version active that was active before, in one transaction with its rows in the ledger and in databasechangelog.
+// A shadow or canary of the version that is left ends. If it is active already, nothing changes. It returns the version that was active until then.
+func SwitchBack(ctx context.Context, c *postgres.Conn, schema string, to Version, reason string) (from Version, err error) {
+	err = locked(ctx, c, schema, func(tx pgx.Tx) error {
+		s, err := readState(ctx, tx, schema)
+		if err != nil {
+			return err
+		}
+		if from = s.active(); from == to {
+			return nil
+		}
+		r := rollback{Version: to, From: from.Version}
+		if r.Ordinal, err = switchTo(ctx, tx, schema, rolled, to, reason, map[string]any{"from": from.Version}); err != nil {
+			return err
+		}
+		// A route to the version that is left would go on sending it a share of the calls.
+		if _, err := tx.Exec(ctx, "delete from "+postgres.Ident(schema, "route")+" where name = $1 and version = $2", from.Name, from.Version); err != nil {
+			return postgres.Wrap(err, "end the route to the version that is left")
+		}
+		set, err := r.changeset()
+		if err != nil {
+			return err
+		}
+		return changelog.Record(ctx, tx, schema, ChangelogPath, set)
+	})
+	return from, err
+}
+
+// switchTo adds the version to the ledger and to activations.
+func switchTo(ctx context.Context, tx pgx.Tx, schema string, a action, v Version, reason string, details map[string]any) (ordinal int, err error) {
+	if ordinal, err = enter(ctx, tx, schema, a, v, reason, details); err != nil {
+		return 0, err
+	}
+	table := postgres.Ident(schema, "activations")
+	tag, err := tx.Exec(ctx, "insert into "+table+" (ordinal, name, version) select $1, m.name, m.version from "+postgres.Ident(schema, "models")+" m join "+
+		postgres.Ident(schema, "model_blobs")+" b on b.digest = m.digest where m.name = $2 and m.version = $3", ordinal, v.Name, v.Version)
+	if err != nil {
+		return 0, postgres.Wrap(err, "activate a model in "+table)
+	}
+	if tag.RowsAffected() == 0 {
+		return 0, fmt.Errorf("activate model %q version %d: it is not deployed in schema %q, or was pruned", v.Name, v.Version, schema)
+	}
+	return ordinal, nil
+}
+
+// rollback is a switch back, as the ledger keeps it.
+type rollback struct {
+	Version
+	From    int // the number of the version that was active until then
+	Ordinal int
+}
+
+// changeset tells the switch in databasechangelog; its undo goes forward again.
+func (r rollback) changeset() (changelog.Changeset, error) {
+	name, err := changelog.Literal(r.Name)
+	if err != nil {
+		return changelog.Changeset{}, fmt.Errorf("model name %q: %w", r.Name, err)
+	}
+	return changelog.Changeset{
+		ID:      fmt.Sprintf("rollback-%s-%d-%d", changelog.Slug(r.Name), r.Version.Version, r.Ordinal),
+		Comment: fmt.Sprintf("rollback of model %s from version %d to version %d", r.Name, r.From, r.Version.Version),
+		SQL: fmt.Sprintf("insert into activations (ordinal, name, version)\nselect %d,\n%s,\n%d\nwhere not exists (select 1 from activations where ordinal = %d);",
+			r.Ordinal, name, r.Version.Version, r.Ordinal),
+		Rollback: fmt.Sprintf("delete from activations where ordinal = %d;", r.Ordinal),
+	}, nil
 }

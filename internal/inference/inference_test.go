@@ -83,10 +83,14 @@ func TestFetchTakesOnlyBytesThatTheRegistryVouchesFor(t *testing.T) {
 
 func TestTheTrailForgetsDetours(t *testing.T) {
 	t.Parallel()
-	for log, want := range map[string]string{"": "", "1": "1", "12": "12", "123": "123", "1232": "12", "12321": "1", "121": "1", "12324": "124", "11": "1", "12123": "123"} {
-		var versions []Version
-		for _, r := range log {
-			versions = append(versions, Version{"m", int(r - '0')})
+	// r marks a rollback.
+	for log, want := range map[string]string{"": "", "1": "1", "12": "12", "123": "123", "1232": "12", "12321": "1", "121": "1", "12324": "124", "11": "1", "12123": "123",
+		"1231": "1231", "123r1": "1", "1234r2": "12", "1234r25": "125", "123r1r3": "13", "123r23": "123", "1231r3": "123", "1231r1": "1231"} {
+		var versions []switching
+		for i, r := range log {
+			if r != 'r' {
+				versions = append(versions, switching{Version: Version{"m", int(r - '0')}, rollback: i > 0 && log[i-1] == 'r'})
+			}
 		}
 		got := ""
 		for _, v := range trail(versions) {
@@ -179,7 +183,7 @@ func TestDeployCompareActivateAndRollBack(t *testing.T) {
 	}
 	activate := func(m Model, before int) {
 		t.Helper()
-		previous, err := Activate(t.Context(), s.Conn, schema, Version{m.Name, m.Version})
+		previous, err := Activate(t.Context(), s.Conn, schema, Version{m.Name, m.Version}, Evidence{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -208,7 +212,7 @@ func TestDeployCompareActivateAndRollBack(t *testing.T) {
 	if _, _, err := Deploy(t.Context(), s, schema, base, model(2, "other bytes")); err == nil || !strings.Contains(err.Error(), "versions never change") {
 		t.Errorf("another model under a number that is taken: %v", err)
 	}
-	if _, err := Activate(t.Context(), s.Conn, schema, Version{one.Name, 7}); err == nil {
+	if _, err := Activate(t.Context(), s.Conn, schema, Version{one.Name, 7}, Evidence{}); err == nil {
 		t.Error("a version that is not deployed was activated")
 	}
 
@@ -239,13 +243,28 @@ func TestDeployCompareActivateAndRollBack(t *testing.T) {
 		t.Errorf("a model of another database: %v", err)
 	}
 
-	from, to, err := Rollback(t.Context(), s.Conn, schema)
-	if err != nil || from.Version != 2 || to.Version != 1 {
-		t.Errorf("rollback: %v -> %v, %v", from, to, err)
+	back := func(to Version) error {
+		t.Helper()
+		plan, err := PlanRollback(t.Context(), s.Conn, schema, to.Version)
+		if err != nil {
+			return err
+		}
+		_, err = SwitchBack(t.Context(), s.Conn, schema, plan.To, "")
+		return err
+	}
+	if err := back(Version{}); err != nil {
+		t.Error(err)
 	}
 	active(1, 2, 1)
-	if _, _, err := Rollback(t.Context(), s.Conn, schema); err == nil {
-		t.Error("rolled back beyond the first model")
+	_, err = MoveAlias(t.Context(), s.Conn, schema, &aliases{}, "staging", Version{one.Name, 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := back(Version{}); err == nil || !strings.Contains(err.Error(), "first one") {
+		t.Errorf("rolled back beyond the first model: %v", err)
+	}
+	if err := back(Version{Version: 7}); err == nil || !strings.Contains(err.Error(), "never active") {
+		t.Errorf("rolled back to a version that was never there: %v", err)
 	}
 	activate(two, 1)
 	changelogtest.Stock(t, cfg, schema, text, "rollback-count", "--count=1")

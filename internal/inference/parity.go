@@ -31,6 +31,8 @@ type Pair struct {
 type Parity struct {
 	Rows  int
 	Pairs []Pair
+
+	exampleBytes int
 }
 
 // MaxAbsDiff is the largest difference of any pair.
@@ -60,8 +62,13 @@ func (p Parity) Check(t Tolerance) error {
 	if apart == nil {
 		return nil
 	}
-	return fmt.Errorf("parity over %d test rows: %s; allowed are %.3g and %d label(s)", p.Rows, strings.Join(apart, "; "), t.MaxAbsDiff, t.Disagreements)
+	return &apartError{fmt.Sprintf("parity over %d test rows: %s; allowed are %.3g and %d label(s)", p.Rows, strings.Join(apart, "; "), t.MaxAbsDiff, t.Disagreements)}
 }
+
+// apartError says that a model does not predict what it should, which no other error does.
+type apartError struct{ text string }
+
+func (e *apartError) Error() string { return e.text }
 
 // Sides of the check.
 const (
@@ -91,7 +98,7 @@ func CheckParity(ctx context.Context, training, inference Place, m Model, rows i
 	if err != nil {
 		return Parity{}, err
 	}
-	total := 0
+	total, size := 0, 0
 	for _, p := range packs {
 		learner, err := predict(ctx, training, p.n, sideLearner, "predict_state($1, $2, $3, $4, $5)", m.CodeDigest, o.bundle, o.spec, o.state, p.data)
 		if err != nil {
@@ -108,12 +115,12 @@ func CheckParity(ctx context.Context, training, inference Place, m Model, rows i
 		if err := c.add(p.n, learner, train, serve); err != nil {
 			return Parity{}, err
 		}
-		total += p.n
+		total, size = total+p.n, len(p.data)/p.n
 	}
 	if total == 0 {
 		return Parity{}, fmt.Errorf("parity of model %q version %d: dataset %.16s has no test rows in the training database", m.Name, m.Version, m.DatasetDigest)
 	}
-	return Parity{Rows: total, Pairs: c.pairs}, nil
+	return Parity{Rows: total, Pairs: c.pairs, exampleBytes: size}, nil
 }
 
 // original is what the training database keeps of the model.

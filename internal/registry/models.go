@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/insitu-ml/insitu/internal/fault"
@@ -207,6 +209,26 @@ func (c *Client) SetAlias(ctx context.Context, name, alias string, version int) 
 		map[string]any{"name": name, "alias": alias, "version": strconv.Itoa(version)}, nil)
 }
 
+// DeleteAlias takes an alias away from whoever holds it; that nobody does is no error.
+func (c *Client) DeleteAlias(ctx context.Context, name, alias string) error {
+	err := c.call(ctx, fmt.Sprintf("delete alias %q of model %q", alias, name), http.MethodDelete, "registered-models/alias",
+		map[string]any{"name": name, "alias": alias}, nil)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// FollowAlias gives a version the legacy stage that has the alias's name, if there is one and the version has another.
+// supported is false where the server has no stages any more.
+func (c *Client) FollowAlias(ctx context.Context, v ModelVersion, alias string) (supported bool, err error) {
+	stage := map[string]string{"staging": "Staging", "production": "Production"}[strings.ToLower(alias)]
+	if stage == "" || v.Stage == stage {
+		return true, nil
+	}
+	return c.TransitionStage(ctx, v.Name, v.Version, stage)
+}
+
 // TransitionStage sets the legacy stage of a version (Staging, Production, Archived, None) and archives
 // the other holders of that stage. supported is false where the server has no stages any more.
 func (c *Client) TransitionStage(ctx context.Context, name string, version int, stage string) (supported bool, err error) {
@@ -218,4 +240,12 @@ func (c *Client) TransitionStage(ctx context.Context, name string, version int, 
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// CheckAlias refuses names of aliases that MLflow refuses.
+func CheckAlias(name string) error {
+	if !regexp.MustCompile(`^[A-Za-z0-9_-]{1,255}$`).MatchString(name) || regexp.MustCompile(`^(?i:v[0-9]+|latest)$`).MatchString(name) {
+		return fmt.Errorf("--alias is %q, expected letters, digits, %q and %q, and neither %q nor a version like %q", name, "_", "-", "latest", "v1")
+	}
+	return nil
 }

@@ -10,4 +10,6 @@ const (
 	TagGit     = "git_sha"               // commit of the ML app, if it was given
 	// TagTenant is which schema of which database it was trained in (training.Tenant); of a registered model, whose it is.
 	TagTenant = "insitu.tenant"
+	// TagPrevious, with the alias after it, is the version that held the alias before the promotion; empty for none.
+	TagPrevious = "insitu.previous-version."
 )

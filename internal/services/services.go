@@ -121,12 +121,16 @@ func S3(in *step.Input) S3Config {
 
 // MLflow returns the settings of the model registry; a user and password within the URI are moved to their own fields.
 func MLflow(in *step.Input) MLflowConfig {
-	c := MLflowConfig{
+	return MLflowConfig{
 		URI:      in.String("mlflow-uri"),
 		Username: in.String("mlflow-username"),
 		Password: in.String("mlflow-password"),
 		Token:    in.String("mlflow-token"),
-	}
+	}.WithoutCredentials()
+}
+
+// WithoutCredentials moves a user and password within the URI to their own fields.
+func (c MLflowConfig) WithoutCredentials() MLflowConfig {
 	u, err := url.Parse(c.URI)
 	if err != nil || u.User == nil {
 		return c

@@ -85,7 +85,7 @@ func (p *tenant) contents(t *testing.T) map[string]int {
 	for _, table := range []string{"databasechangelog", "datasets", "releases", "jobs", "checkpoints", "models"} {
 		out["training "+table] = count(t, p.training, p.name, table)
 	}
-	for _, table := range []string{"databasechangelog", "model_blobs", "models", "activations"} {
+	for _, table := range []string{"databasechangelog", "model_blobs", "models", "activations", "deployments"} {
 		out["inference "+table] = count(t, p.inference, p.name, table)
 	}
 	return out

@@ -117,7 +117,7 @@ func checkComplete(t *testing.T, s state) {
 	t.Helper()
 	for section, atLeast := range map[string]int{
 		"training datasets": 1, "training packs": 4, "training releases": 1, "training changelog": 3, "training jobs": 1, "training checkpoints": 5,
-		"training models": 1, "inference model_blobs": 1, "inference models": 1, "inference activations": 1, "inference model_versions": 1,
+		"training models": 1, "inference model_blobs": 1, "inference models": 1, "inference activations": 1, "inference deployments": 3, "inference model_versions": 1,
 		"inference changelog": 3, "versions": 1, "version tags": 5, "runs": 1, "run facts": 5, "curves": 13, "artifacts": 5, "objects": 2,
 	} {
 		if lines := s[section]; len(lines) < atLeast || lines[0] == "none" {

@@ -37,6 +37,7 @@ func (p *tenant) state(t *testing.T) state {
 		"model_blobs":    "select digest, encode(sha256(onnx), 'hex') onnx from {model_blobs} order by digest",
 		"models":         "select name, version, digest, md5(manifest::text) manifest, " + measuredSQL + " metrics from {models} order by name, version",
 		"activations":    "select ordinal, name, version from {activations} order by ordinal",
+		"deployments":    "select ordinal, action, name, version, reason from {deployments} order by ordinal",
 		"model_versions": "select name, version from {model_versions} where active",
 	})
 	p.registryState(t, out)

@@ -138,6 +138,7 @@ type tenant struct {
 	outputs                    map[string]map[string]string // of the steps that are done
 	dir                        string
 	tries                      int
+	seed                       int // of the training; 0 leaves it to the default
 }
 
 func (l *lane) newTenant(t *testing.T) *tenant {
@@ -169,6 +170,9 @@ func (p *tenant) flags(step string) map[string]string {
 	case "train-model":
 		out = map[string]string{"schema": p.schema, "experiment": p.experiment, "epochs": "4", "parameters": `{"hidden": 32}`,
 			"code-digest": p.outputs["deploy-training-code"]["code-digest"], "dataset-digest": p.outputs["upload-dataset"]["dataset-digest"]}
+		if p.seed != 0 {
+			out["seed"] = strconv.Itoa(p.seed)
+		}
 	case "evaluate-model":
 		out = map[string]string{"schema": p.schema, "alias": "staging", "min-accuracy": "0.2", "min-f1": "0.2"}
 		maps.Copy(out, version)

@@ -6,9 +6,6 @@ import (
 	"fmt"
 	"strconv"
 
-	"go.uber.org/zap"
-
-	"github.com/insitu-ml/insitu/database"
 	"github.com/insitu-ml/insitu/internal/changelog"
 	"github.com/insitu-ml/insitu/internal/changelog/liquibaseflags"
 	"github.com/insitu-ml/insitu/internal/inference"
@@ -18,20 +15,16 @@ import (
 	"github.com/insitu-ml/insitu/internal/step"
 )
 
-// changelogPath is what databasechangelog.filename says.
-const changelogPath = "insitu/inference"
-
-// modules are what the deployed functions import.
-func modules() []string { return []string{"numpy", "onnxruntime", "PIL"} }
-
 // Spec declares the step.
 func Spec() step.Spec {
-	one, zero := 1.0, 0.0
+	one, zero, two := 1.0, 0.0, 2.0
 	flags := []step.Flag{
 		{Name: "inference-schema", Usage: "schema in the inference database; created unless it exists", Required: true},
 		{Name: "schema", Usage: "schema in the training database, to compare predictions with", Required: true},
 		{Name: "model-name", Usage: "registered model", Required: true},
 		{Name: "model-version", Usage: "version to deploy", Kind: step.Int, Min: &one, Required: true},
+		{Name: "alias", Usage: "registry alias that must name the active version", Default: "staging"},
+		{Name: "keep", Usage: "versions whose bytes stay in the database, to roll back to: those that were active last", Kind: step.Int, Default: "5", Min: &two},
 		{Name: "parity-rows", Usage: "test rows that must be predicted alike in both databases", Kind: step.Int, Default: "256", Min: &one},
 		{Name: "parity-tolerance", Usage: "how far an output may differ", Kind: step.Float, Default: "0.0001", Min: &zero},
 		{Name: "parity-max-disagreements", Usage: "how many rows may get another label", Kind: step.Int, Default: "0", Min: &zero},
@@ -45,8 +38,10 @@ func Spec() step.Spec {
 		Summary: "Deploys a model to the inference database, compares its predictions and switches to it",
 		Description: "Liquibase brings the inference schema up to date and adds the model, whose bytes are verified against the registry. " +
 			"The first test rows are then predicted in three ways: by the learner itself and by the ONNX model in the training database, and by the deployed model in the inference database. " +
-			"If they differ by more than the tolerance, the step fails and nothing is switched. " +
-			"Otherwise one transaction makes the model the active one.\n\n" +
+			"Then one transaction makes the model the active one, the registry alias is made to name it, and the bytes of old versions are pruned. " +
+			"The table `deployments` says all of it.\n\n" +
+			"If the predictions differ by more than the tolerance, or anything else fails for good, all of it is undone: the version that was active stays so, or is it again, and the alias goes back to it. " +
+			"After a temporary failure (exit code 75), or when the step was killed, another run completes the deployment.\n\n" +
 			"A second run with the same model changes nothing.",
 		Flags: flags,
 		Outputs: []step.Output{
@@ -67,77 +62,34 @@ func Spec() step.Spec {
 
 func run(ctx context.Context, in *step.Input) error {
 	mlflow := services.MLflow(in)
-	training := services.Training(in)
-	target := liquibaseflags.Schema(in, services.Inference(in), in.String("inference-schema"), changelogPath)
-	schema, name, version := in.String("schema"), in.String("model-name"), in.Int("model-version")
-	rows := in.Int("parity-rows")
-	tolerance := inference.Tolerance{MaxAbsDiff: in.Float("parity-tolerance"), Disagreements: in.Int("parity-max-disagreements")}
-	if err := in.Validate(mlflow.Check(), changelog.CheckSchema(target.Name), changelog.CheckSchema(schema), checkApart(training, schema, target)); err != nil {
+	d := deployment{
+		log: in.Log, alias: in.String("alias"), keep: in.Int("keep"), training: services.Training(in), schema: in.String("schema"),
+		target:  liquibaseflags.Schema(in, services.Inference(in), in.String("inference-schema"), inference.ChangelogPath),
+		version: inference.Version{Name: in.String("model-name"), Version: in.Int("model-version")}, rows: in.Int("parity-rows"),
+		tolerance: inference.Tolerance{MaxAbsDiff: in.Float("parity-tolerance"), Disagreements: in.Int("parity-max-disagreements")},
+	}
+	if err := in.Validate(mlflow.Check(), changelog.CheckSchema(d.target.Name), changelog.CheckSchema(d.schema), registry.CheckAlias(d.alias),
+		checkApart(d.training, d.schema, d.target)); err != nil {
 		return err
 	}
-
-	models, err := registry.New(mlflow.Registry())
+	var err error
+	if d.models, err = registry.New(mlflow.Registry()); err != nil {
+		return err
+	}
+	if d.session, err = changelog.Open(ctx, d.target); err != nil {
+		return err
+	}
+	defer d.session.Close()
+	done, err := d.run(ctx)
 	if err != nil {
 		return err
 	}
-	model, err := inference.Fetch(ctx, models, name, version)
-	if err != nil {
-		return err
-	}
-	in.Log.Info("fetched model", zap.String("name", name), zap.Int("version", version), zap.String("digest", model.Digest), zap.Int("bytes", len(model.ONNX)))
-
-	session, err := changelog.Open(ctx, target)
-	if err != nil {
-		return err
-	}
-	defer session.Close()
-	base, err := changelog.Load(database.Inference, session.Conn.Dialect)
-	if err != nil {
-		return err
-	}
-	if err := session.CheckServer(ctx, base, modules()); err != nil {
-		return err
-	}
-	added, text, err := inference.Deploy(ctx, session, target.Name, base, model)
-	if err != nil {
-		return err
-	}
-	tag := model.GitSHA
-	if tag == "" {
-		tag = model.Digest[:12]
-	}
-	if _, err := session.Tag(ctx, tag); err != nil {
-		return err
-	}
-
-	learner, err := postgres.Connect(ctx, training, postgres.Options{})
-	if err != nil {
-		return err
-	}
-	defer learner.Close()
-	parity, err := inference.CheckParity(ctx, inference.Place{Conn: learner, Schema: schema}, inference.Place{Conn: session.Conn, Schema: target.Name}, model, rows, tolerance)
-	if err != nil {
-		return err
-	}
-	for _, p := range parity.Pairs {
-		in.Log.Info("compared predictions", zap.String("a", p.A), zap.String("b", p.B), zap.Int("rows", parity.Rows),
-			zap.Float64("max_abs_diff", p.MaxAbsDiff), zap.Int("disagreements", p.Disagreements))
-	}
-	if err := parity.Check(tolerance); err != nil {
-		return fmt.Errorf("model %q version %d was not activated: %w", name, version, err)
-	}
-	previous, err := inference.Activate(ctx, session.Conn, target.Name, inference.Version{Name: name, Version: version})
-	if err != nil {
-		return err
-	}
-	in.Log.Info("model is active", zap.String("name", name), zap.Int("version", version), zap.Any("previous", previous))
-
-	in.Output("active-version", strconv.Itoa(version))
-	in.Output("previous-version", number(previous))
-	in.Output("changesets-added", strconv.Itoa(len(added)))
-	in.Output("parity-max-abs-diff", strconv.FormatFloat(parity.MaxAbsDiff(), 'g', -1, 64))
-	in.Output("parity-disagreements", strconv.Itoa(parity.Disagreements()))
-	in.OutputFile("changelog", text)
+	in.Output("active-version", strconv.Itoa(d.version.Version))
+	in.Output("previous-version", number(done.previous))
+	in.Output("changesets-added", strconv.Itoa(len(done.added)))
+	in.Output("parity-max-abs-diff", strconv.FormatFloat(done.parity.MaxAbsDiff(), 'g', -1, 64))
+	in.Output("parity-disagreements", strconv.Itoa(done.parity.Disagreements()))
+	in.OutputFile("changelog", done.changelog)
 	return nil
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"strconv"
 	"strings"
@@ -14,47 +13,85 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/insitu-ml/insitu/database"
+	"github.com/insitu-ml/insitu/internal/changelog"
 	"github.com/insitu-ml/insitu/internal/changelog/changelogtest"
 	"github.com/insitu-ml/insitu/internal/postgres"
+	"github.com/insitu-ml/insitu/internal/registry"
+	"github.com/insitu-ml/insitu/internal/registry/registrytest"
 	"github.com/insitu-ml/insitu/internal/step/steptest"
 )
 
-// mlflow answers as MLflow does for a model with the given versions, in order of their numbers.
-func mlflow(t *testing.T, versions ...[]byte) string {
-	t.Helper()
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /api/2.0/mlflow/model-versions/get", func(w http.ResponseWriter, r *http.Request) {
-		n, _ := strconv.Atoi(r.FormValue("version"))
-		if n < 1 || n > len(versions) {
-			w.WriteHeader(http.StatusNotFound)
-			_, _ = fmt.Fprint(w, `{"error_code":"RESOURCE_DOES_NOT_EXIST","message":"no such version"}`)
-			return
-		}
-		sum := sha256.Sum256(versions[n-1])
-		_, _ = fmt.Fprintf(w, `{"model_version":{"name":"m","version":"%d","run_id":"run-%d","status":"READY","tags":[{"key":"insitu.job","value":"job-1"},{"key":"insitu.code-digest","value":"code-1"},
-			{"key":"insitu.dataset-digest","value":"dataset-1"},{"key":"insitu.onnx-digest","value":"%s"},{"key":"git_sha","value":"sha-%d"}]}}`, n, n, hex.EncodeToString(sum[:]), n)
-	})
-	mux.HandleFunc("GET /api/2.0/mlflow/runs/get", func(w http.ResponseWriter, r *http.Request) {
-		id := r.FormValue("run_id")
-		_, _ = fmt.Fprintf(w, `{"run":{"info":{"run_id":"%s","artifact_uri":"mlflow-artifacts:/1/%s"},"data":{"metrics":[{"key":"accuracy","value":0.9}]}}}`, id, id)
-	})
-	mux.HandleFunc("GET /api/2.0/mlflow-artifacts/artifacts/1/{run}/model/{file}", func(w http.ResponseWriter, r *http.Request) {
-		if r.PathValue("file") == "insitu.json" {
-			_, _ = fmt.Fprint(w, `{"classes": ["cat", "dog"]}`)
-			return
-		}
-		n, _ := strconv.Atoi(strings.TrimPrefix(r.PathValue("run"), "run-"))
-		_, _ = w.Write(versions[n-1])
-	})
-	server := httptest.NewServer(mux)
-	t.Cleanup(server.Close)
-	return server.URL
+// shelf is an MLflow server with versions of the model m, in order of their numbers. The alias names none at first.
+type shelf struct {
+	*registrytest.Server
+	// fail answers a request with a status other than 0. Set it while no step runs.
+	fail func(method, path string) int
 }
 
-func TestAModelIsSwitchedToOnlyWhenItPredictsWhatItPredictedInTraining(t *testing.T) {
-	t.Parallel()
+func newShelf(t *testing.T, versions ...[]byte) *shelf {
+	t.Helper()
+	s := &shelf{Server: registrytest.New(t)}
+	s.Before = func(_ int, method, path string) int {
+		if s.fail == nil {
+			return 0
+		}
+		return s.fail(method, strings.TrimPrefix(path, "/api/2.0/mlflow/"))
+	}
+	client, err := registry.New(registry.Config{URI: s.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	experiment, err := client.EnsureExperiment(t.Context(), "m")
+	must(err)
+	for i, onnx := range versions {
+		job := fmt.Sprintf("job-%d", i+1)
+		run, err := client.EnsureRun(t.Context(), experiment, job, map[string]string{registry.TagJob: job}, registry.TagJob)
+		must(err)
+		must(client.UploadArtifact(t.Context(), run, "model/model.onnx", onnx))
+		must(client.UploadArtifact(t.Context(), run, "model/insitu.json", []byte(`{"classes": ["cat", "dog"]}`)))
+		sum := sha256.Sum256(onnx)
+		_, _, err = client.EnsureModelVersion(t.Context(), "m", run, "model", "n", map[string]string{"n": strconv.Itoa(i + 1), registry.TagJob: "job-1", registry.TagCode: "code-1",
+			registry.TagDataset: "dataset-1", registry.TagONNX: hex.EncodeToString(sum[:]), registry.TagGit: fmt.Sprintf("sha-%d", i+1)})
+		must(err)
+	}
+	return s
+}
+
+// promote gives the alias to a version, as promote-model-to-staging does.
+func (s *shelf) promote(t *testing.T, version int) {
+	t.Helper()
+	client, err := registry.New(registry.Config{URI: s.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := client.SetVersionTag(t.Context(), "m", version, registry.TagPrevious+"staging", strconv.Itoa(s.Alias("m", "staging"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.SetAlias(t.Context(), "m", "staging", version); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// place is an inference schema, a training schema that predicts (0.5, 0.25) for everything, and a registry with versions 1 to 4 of the model m:
+// 1, 3 and 4 say the same, 2 says (0.25, 0.5).
+type place struct {
+	*shelf
+	server           postgres.Config
+	conn             *postgres.Conn
+	schema, training string
+	flags            map[string]string
+}
+
+func newPlace(t *testing.T) *place {
+	t.Helper()
 	cfg := changelogtest.Server(t)
-	schema, training := changelogtest.Schema(t, cfg, "Inference"), changelogtest.Schema(t, cfg, "Training")
 	read := func(name string) []byte {
 		t.Helper()
 		content, err := os.ReadFile("../../inference/testdata/" + name)
@@ -63,71 +100,188 @@ func TestAModelIsSwitchedToOnlyWhenItPredictsWhatItPredictedInTraining(t *testin
 		}
 		return content
 	}
-	conn, err := postgres.Connect(t.Context(), cfg, postgres.Options{})
+	p := &place{server: cfg, schema: changelogtest.Schema(t, cfg, "Inference"), training: changelogtest.Schema(t, cfg, "Training")}
+	one := read("one.onnx")
+	p.shelf = newShelf(t, one, read("two.onnx"), one, one)
+	var err error
+	if p.conn, err = postgres.Connect(t.Context(), cfg, postgres.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.conn.Close)
+	p.exec(t, "create schema "+postgres.Ident(p.training)+"; set search_path to "+postgres.Ident(p.training)+"; "+string(read("training.sql"))+"; reset search_path")
+	p.flags = map[string]string{
+		"inference-schema": p.schema, "schema": p.training, "model-name": "m", "liquibase": changelogtest.Jars(t), "work-dir": t.TempDir(), "mlflow-uri": p.URL,
+	}
+	for _, side := range []string{"training", "inference"} {
+		maps.Copy(p.flags, map[string]string{side + "-host": cfg.Host, side + "-port": strconv.Itoa(cfg.Port), side + "-database": cfg.Database,
+			side + "-username": cfg.Username, side + "-password": cfg.Password})
+	}
+	return p
+}
+
+func (p *place) exec(t *testing.T, sql string) {
+	t.Helper()
+	if _, err := p.conn.Exec(t.Context(), strings.ReplaceAll(sql, "{}", postgres.Ident(p.schema))); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (p *place) run(t *testing.T, version int, change map[string]string) steptest.Result {
+	t.Helper()
+	all := maps.Clone(p.flags)
+	all["model-version"] = strconv.Itoa(version)
+	maps.Copy(all, change)
+	return steptest.Run(t, Spec(), all)
+}
+
+// check compares the active version, the alias's holder and the end of the ledger.
+func (p *place) check(t *testing.T, what string, active, holder int, ledger ...string) {
+	t.Helper()
+	read := func(sql string) (got []string) {
+		t.Helper()
+		if err := p.conn.QueryRow(t.Context(), "select array("+strings.ReplaceAll(sql, "{}", postgres.Ident(p.schema))+")").Scan(&got); err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	if got := read("select version::text from {}.model_versions where active"); !cmp.Equal(got, []string{strconv.Itoa(active)}) || p.Alias("m", "staging") != holder {
+		t.Errorf("%s: active %v, alias at version %d; want %d, %d", what, got, p.Alias("m", "staging"), active, holder)
+	}
+	all := read("select action || ' ' || version from {}.deployments order by ordinal")
+	if diff := cmp.Diff(append([]string{}, ledger...), all[max(0, len(all)-len(ledger)):]); diff != "" {
+		t.Errorf("%s: ledger (-want +got):\n%s", what, diff)
+	}
+}
+
+func TestAModelIsSwitchedToOnlyWhenItPredictsWhatItPredictedInTraining(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	base, err := changelog.Load(database.Inference, p.conn.Dialect)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
-	// This training schema predicts (0.5, 0.25) for everything, as one.onnx does; two.onnx says (0.25, 0.5).
-	if _, err := conn.Exec(t.Context(), "create schema "+postgres.Ident(training)+"; set search_path to "+postgres.Ident(training)+"; "+string(read("training.sql"))); err != nil {
-		t.Fatal(err)
-	}
-	flags := map[string]string{
-		"inference-schema": schema, "schema": training, "model-name": "m", "liquibase": changelogtest.Jars(t), "work-dir": t.TempDir(),
-		"mlflow-uri": mlflow(t, read("one.onnx"), read("two.onnx"), read("one.onnx")),
-	}
-	for _, side := range []string{"training", "inference"} {
-		maps.Copy(flags, map[string]string{side + "-host": cfg.Host, side + "-port": strconv.Itoa(cfg.Port), side + "-database": cfg.Database,
-			side + "-username": cfg.Username, side + "-password": cfg.Password})
-	}
-	run := func(version string, change map[string]string) steptest.Result {
+	check := func(version int, previous string, added int) {
 		t.Helper()
-		all := maps.Clone(flags)
-		all["model-version"] = version
-		maps.Copy(all, change)
-		return steptest.Run(t, Spec(), all)
-	}
-	check := func(version, previous, added string) {
-		t.Helper()
-		r := run(version, nil)
-		want := map[string]string{"active-version": version, "previous-version": previous, "changesets-added": added, "parity-max-abs-diff": "0", "parity-disagreements": "0"}
+		r := p.run(t, version, nil)
+		want := map[string]string{"active-version": strconv.Itoa(version), "previous-version": previous, "changesets-added": strconv.Itoa(added), "parity-max-abs-diff": "0", "parity-disagreements": "0"}
 		if diff := cmp.Diff(want, r.Outputs); r.Code != 0 || diff != "" {
-			t.Fatalf("version %s: exit code %d: %s\n%s", version, r.Code, diff, r.Stderr)
+			t.Fatalf("version %d: exit code %d: %s\n%s", version, r.Code, diff, r.Stderr)
 		}
-		if !strings.Contains(string(r.Files["changelog"]), "--changeset insitu:model-m-"+version+"-") {
-			t.Errorf("version %s is not in the changelog", version)
+		if !strings.Contains(string(r.Files["changelog"]), fmt.Sprintf("--changeset insitu:model-m-%d-", version)) {
+			t.Errorf("version %d is not in the changelog", version)
 		}
 	}
-	check("1", "", "5")
-	check("1", "", "0")
+	check(1, "", len(base)+1)
+	check(1, "", 0)
+	p.check(t, "the first version", 1, 1, "deploy 1", "activate 1", "alias 1")
 
-	apart := run("2", nil)
+	apart := p.run(t, 2, nil)
 	if apart.Code != 1 || !strings.Contains(apart.Message, "was not activated: parity over 12 test rows") || len(apart.Outputs) != 0 {
 		t.Errorf("a model that predicts something else: exit code %d, %q, outputs %v", apart.Code, apart.Message, apart.Outputs)
 	}
-	var active []int
-	if err := conn.QueryRow(t.Context(), "select array_agg(version) from "+postgres.Ident(schema, "model_versions")+" where active").Scan(&active); err != nil || !cmp.Equal(active, []int{1}) {
-		t.Errorf("active: %v, %v", active, err)
-	}
-	check("3", "1", "1")
-	check("3", "1", "0")
-	if tolerated := run("2", map[string]string{"parity-tolerance": "0.3", "parity-max-disagreements": "12"}); tolerated.Code != 0 || tolerated.Outputs["parity-max-abs-diff"] != "0.25" {
+	check(3, "1", 1)
+	check(3, "1", 0)
+	p.check(t, "all of it", 3, 3, "deploy 1", "activate 1", "alias 1", "deploy 2", "failed 2", "deploy 3", "activate 3", "alias 3")
+	if tolerated := p.run(t, 2, map[string]string{"parity-tolerance": "0.3", "parity-max-disagreements": "12", "keep": "2"}); tolerated.Code != 0 || tolerated.Outputs["parity-max-abs-diff"] != "0.25" {
 		t.Errorf("exit code %d: %s", tolerated.Code, tolerated.Stderr)
 	}
 	for name, c := range map[string]struct {
-		version string
+		version int
 		change  map[string]string
 		code    int
 	}{
-		"a version nobody registered": {"9", nil, 1},
-		"a registry that is away":     {"1", map[string]string{"mlflow-uri": "http://127.0.0.1:1"}, 75},
-		"a wrong password":            {"1", map[string]string{"inference-password": "wrong-one"}, 2},
-		"no training database":        {"1", map[string]string{"training-port": "1"}, 75},
-		"one schema for both":         {"1", map[string]string{"inference-schema": training}, 2},
-		"no rows to compare":          {"1", map[string]string{"parity-rows": "0"}, 2},
+		"a version nobody registered": {9, nil, 1},
+		"a registry that is away":     {1, map[string]string{"mlflow-uri": "http://127.0.0.1:1"}, 75},
+		"a wrong password":            {1, map[string]string{"inference-password": "wrong-one"}, 2},
+		"no training database":        {1, map[string]string{"training-port": "1"}, 75},
+		"one schema for both":         {1, map[string]string{"inference-schema": p.training}, 2},
+		"no rows to compare":          {1, map[string]string{"parity-rows": "0"}, 2},
+		"no version before is kept":   {1, map[string]string{"keep": "1"}, 2},
+		"a name that is no alias":     {1, map[string]string{"alias": "latest"}, 2},
 	} {
-		if r := run(c.version, c.change); r.Code != c.code || len(r.Outputs) != 0 {
+		if r := p.run(t, c.version, c.change); r.Code != c.code || len(r.Outputs) != 0 {
 			t.Errorf("%s: exit code %d, want %d: %s", name, r.Code, c.code, r.Message)
 		}
+	}
+	p.check(t, "after failures", 2, 2)
+}
+
+func TestADeploymentThatFailsIsTakenBackOrCompletedByTheNextRun(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	p.promote(t, 1)
+	fails := func(what string, version, code int, texts ...string) {
+		t.Helper()
+		r := p.run(t, version, nil)
+		if r.Code != code || len(r.Outputs) != 0 {
+			t.Errorf("%s: exit code %d, want %d: %s", what, r.Code, code, r.Message)
+		}
+		for _, text := range texts {
+			if !strings.Contains(r.Message, text) {
+				t.Errorf("%s: the message lacks %q: %s", what, text, r.Message)
+			}
+		}
+	}
+	succeeds := func(version int) {
+		t.Helper()
+		if r := p.run(t, version, nil); r.Code != 0 {
+			t.Fatalf("version %d: exit code %d: %s", version, r.Code, r.Stderr)
+		}
+	}
+	succeeds(1)
+
+	p.promote(t, 2)
+	fails("parity", 2, 1, "parity over 12 test rows", `version 1 is active, and the alias "staging" went back to it`)
+	p.check(t, "parity", 1, 1, "alias 1", "deploy 2", "failed 2", "alias 1")
+
+	refuse := func(table string) {
+		p.exec(t, "create function {}.refuse() returns trigger language plpgsql as $$ begin raise 'not today'; end $$; create trigger refuse before insert on {}."+table+" for each row execute function {}.refuse()")
+	}
+	p.promote(t, 3)
+	refuse("models")
+	fails("the changeset", 3, 1, "changeset", "not today", "went back to it")
+	p.check(t, "the changeset", 1, 1, "failed 3", "alias 1")
+	p.exec(t, "drop function {}.refuse() cascade")
+
+	p.promote(t, 3)
+	refuse("activations")
+	fails("the activation", 3, 1, "not today", "went back to it")
+	p.check(t, "the activation", 1, 1, "deploy 3", "failed 3", "alias 1")
+	p.exec(t, "drop function {}.refuse() cascade")
+
+	// Nobody promoted it: the deployment moves the alias itself.
+	away := func(status int) {
+		p.fail = func(method, path string) int {
+			if method == http.MethodPost && path == "registered-models/alias" {
+				return status
+			}
+			return 0
+		}
+	}
+	away(http.StatusInternalServerError)
+	fails("the registry is down when the alias is to move", 3, 75, `version 3 is active, but the alias "staging" does not name it`)
+	p.check(t, "the registry is down", 3, 1, "failed 3", "alias 1", "activate 3")
+	p.fail = nil
+	succeeds(3)
+	p.check(t, "the next run", 3, 3, "activate 3", "alias 3")
+
+	away(http.StatusForbidden)
+	fails("the registry refuses", 4, 2, "403", "version 3 is active")
+	p.check(t, "the registry refuses", 3, 3, "deploy 4", "activate 4", "rollback 3", "failed 4")
+
+	p.fail = nil
+	p.promote(t, 2)
+	away(http.StatusInternalServerError)
+	fails("the registry is down when the alias is to go back", 2, 75, "parity", `version 3 is active, but the alias "staging" could not be moved`)
+	p.check(t, "the registry is down once more", 3, 2, "failed 2")
+	p.fail = nil
+	fails("the next run", 2, 1, "parity", "went back to it")
+	p.check(t, "the next run takes it back", 3, 3, "failed 2", "failed 2", "alias 3")
+
+	// In service, and it does not predict any more what it should.
+	p.exec(t, "create or replace function "+postgres.Ident(p.training)+".predict_onnx(model bytea, digest text, data bytea, n int) returns bytea language sql as $$ select decode(repeat('0000803e0000003f', n), 'hex') $$")
+	fails("parity of the active version", 3, 1, "parity", "version 1 is active")
+	if got := p.Alias("m", "staging"); got == 3 {
+		t.Error("the alias is still at version 3")
 	}
 }

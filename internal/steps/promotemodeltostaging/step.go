@@ -5,9 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"strconv"
-	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -21,7 +19,7 @@ import (
 // Tags of a promoted version. Those with an alias in their name come after a dot: insitu.promoted-at.staging.
 const (
 	tagPromotedAt = "insitu.promoted-at."
-	tagPrevious   = "insitu.previous-version."
+	tagPrevious   = registry.TagPrevious
 	tagReason     = "insitu.promoted-because."
 )
 
@@ -78,7 +76,7 @@ func run(ctx context.Context, in *step.Input) error {
 		approval: newApproval(in.String("approval"), in.String("approver"), in.JSON("approval-labels")), log: in.Log, now: time.Now,
 	}
 	passed := in.Bool("passed")
-	if err := in.Validate(mlflow.Check(), checkAlias(p.alias)); err != nil {
+	if err := in.Validate(mlflow.Check(), registry.CheckAlias(p.alias)); err != nil {
 		return err
 	}
 	models, err := registry.New(mlflow.Registry())
@@ -209,23 +207,11 @@ func (p promotion) holder(ctx context.Context) (registry.ModelVersion, error) {
 
 // stage sets the legacy stage that has the alias's name, if there is one and the server still has stages.
 func (p promotion) stage(ctx context.Context, version registry.ModelVersion) error {
-	stage := map[string]string{"staging": "Staging", "production": "Production"}[strings.ToLower(p.alias)]
-	if stage == "" || version.Stage == stage {
-		return nil
-	}
-	supported, err := p.models.TransitionStage(ctx, p.model, p.version, stage)
+	supported, err := p.models.FollowAlias(ctx, version, p.alias)
 	if err == nil && !supported {
 		p.log.Info("the registry has no stages; the alias alone says what is promoted", zap.String("alias", p.alias))
 	}
 	return err
-}
-
-// checkAlias refuses what MLflow refuses.
-func checkAlias(name string) error {
-	if !regexp.MustCompile(`^[A-Za-z0-9_-]{1,255}$`).MatchString(name) || regexp.MustCompile(`^(?i:v[0-9]+|latest)$`).MatchString(name) {
-		return fmt.Errorf("--alias is %q, expected letters, digits, %q and %q, and neither %q nor a version like %q", name, "_", "-", "latest", "v1")
-	}
-	return nil
 }
 
 // number prints a version; nobody's is empty.
