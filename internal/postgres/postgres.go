@@ -93,9 +93,13 @@ func Connect(ctx context.Context, c Config, o Options) (*Conn, error) {
 }
 
 // Close ends the session; it waits at most five seconds, whatever became of the caller's context.
+// Its advisory locks are given back first: the server's process, which holds them, outlives the connection for a moment.
 func (c *Conn) Close() {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
+	if !c.IsClosed() {
+		_, _ = c.Exec(ctx, "select pg_advisory_unlock_all()")
+	}
 	_ = c.Conn.Close(ctx)
 }
 

@@ -89,13 +89,8 @@ func Open(ctx context.Context, config postgres.Config, job Job, o Options) (*Dri
 // lockName is the name of a job's advisory lock for postgres.TryLock.
 func lockName(schema, job string) string { return "train:" + schema + ":" + job }
 
-// Close gives the lock back and ends the sessions: a session's own locks outlive its connection for a moment.
-func (d *Driver) Close() {
-	if d.lead != nil && !d.lead.IsClosed() {
-		postgres.Unlock(context.Background(), d.lead, lockName(d.options.Schema, d.job.ID))
-	}
-	d.close()
-}
+// Close ends the sessions and with them the lock.
+func (d *Driver) Close() { d.close() }
 
 // Model returns the job's result, if the job has ended.
 func (d *Driver) Model(ctx context.Context) (m Model, found bool, err error) {
