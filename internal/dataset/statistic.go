@@ -12,8 +12,15 @@ type statistic struct {
 	layout   layout
 	channels bool // per channel, else per value
 	moments  []moments
+	images   [2][]histogram // of uint8 channels, of examples that are not for training and that are; the rest is computed from them
 	min, max float64
 }
+
+// histogram counts how often a channel has each value, at even and at odd places: counting neighbours that are equal,
+// as they often are, in one table makes each wait for the last.
+type histogram [2][256]uint64
+
+func (h *histogram) of(v int) uint64 { return h[0][v] + h[1][v] }
 
 // moments of uint8 values are exact; those of floats are Welford's.
 type moments struct {
@@ -32,11 +39,18 @@ func newStatistic(in Input) *statistic {
 		}
 	}
 	s.moments = make([]moments, n)
+	if s.channels && in.DType == UInt8 {
+		s.images = [2][]histogram{make([]histogram, n), make([]histogram, n)}
+	}
 	return s
 }
 
 // add takes an example in: its extremes always, its moments if it is for training.
 func (s *statistic) add(data []byte, train bool) {
+	if s.images[0] != nil {
+		s.count(data, train)
+		return
+	}
 	if s.in.DType == UInt8 {
 		for i, b := range data {
 			x := float64(b)
@@ -64,6 +78,47 @@ func (s *statistic) add(data []byte, train bool) {
 	}
 }
 
+// count is add for images.
+func (s *statistic) count(data []byte, train bool) {
+	into := s.images[0]
+	if train {
+		into = s.images[1]
+	}
+	if s.layout.last {
+		for i, b := range data {
+			into[i%len(into)][i&1][b]++
+		}
+		return
+	}
+	for c, plane := 0, len(data)/len(into); c < len(into); c++ {
+		h := &into[c]
+		values := data[c*plane:][:plane]
+		for ; len(values) > 1; values = values[2:] {
+			h[0][values[0]]++
+			h[1][values[1]]++
+		}
+		if len(values) > 0 {
+			h[0][values[0]]++
+		}
+	}
+}
+
+// conclude takes extremes and moments out of the histograms.
+func (s *statistic) conclude() {
+	for c := range s.images[0] {
+		for v := range 256 {
+			n := s.images[1][c].of(v)
+			if n+s.images[0][c].of(v) > 0 {
+				s.min, s.max = min(s.min, float64(v)), max(s.max, float64(v))
+			}
+			m := &s.moments[c]
+			m.n += int64(n)
+			m.sum += n * uint64(v)
+			m.sq += n * uint64(v) * uint64(v)
+		}
+	}
+}
+
 // group is the index of the moments that value i of an example belongs to.
 func (s *statistic) group(i int) int {
 	switch {
@@ -76,6 +131,7 @@ func (s *statistic) group(i int) int {
 }
 
 func (s *statistic) result() InputStatistic {
+	s.conclude()
 	out := InputStatistic{Shape: s.in.Shape, Min: s.min, Max: s.max}
 	if s.channels {
 		out.Shape = make([]int, len(s.in.Shape))
