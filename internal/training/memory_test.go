@@ -118,7 +118,7 @@ func (w *wide) fit(t *testing.T) (learned, error) {
 func (w *wide) fitAfter(t *testing.T, epoch int) (learned, error) {
 	t.Helper()
 	open := strings.TrimSuffix(w.text(t), "}") + `,"epoch":1`
-	rows, err := w.Query(t.Context(), w.statement(t, "fit.sql"), w.f.App.Digest, 1, open, wideJob, epoch, 0)
+	rows, err := w.Query(t.Context(), w.statement(t, "fit.sql"), w.f.App.Digest, 1, open, wideJob, epoch, false, 0)
 	if err != nil {
 		return learned{}, err
 	}

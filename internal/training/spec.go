@@ -54,7 +54,32 @@ func (s Spec) text() string {
 }
 
 // open is the spec of an epoch without the closing brace: the statement adds the shard.
-func (s Spec) open(epoch int) string {
+func (s Spec) open(epoch int, c cache) string {
 	text := s.text()
-	return fmt.Sprintf(`%s,"epoch":%d`, text[:len(text)-1], epoch)
+	text = fmt.Sprintf(`%s,"epoch":%d`, text[:len(text)-1], epoch)
+	if c != noCache {
+		text += fmt.Sprintf(`,"cache":%q`, c)
+	}
+	return text
+}
+
+// cache is what an epoch does with the packs that the session of a shard keeps in memory.
+type cache string
+
+const (
+	noCache   cache = ""
+	fillCache cache = "fill" // keep what is read
+	useCache  cache = "use"  // read none
+)
+
+// bytes is how much data one shard trains on, if rows are spread evenly.
+func (s Spec) bytes(rows int64) int64 {
+	example := int64(1)
+	for _, n := range s.Input.Shape {
+		example *= int64(n)
+	}
+	if s.Input.DType != dataset.UInt8 {
+		example *= 4
+	}
+	return (rows + int64(s.Shards) - 1) / int64(s.Shards) * example
 }

@@ -42,10 +42,16 @@ type Job struct {
 	Patience  int // stop after so many epochs without a better one; 0: never
 }
 
+// DefaultCache is what Options.Cache is unless someone decides otherwise.
+const DefaultCache = 256 << 20
+
 // Options are how a job is driven; they do not change its result.
 type Options struct {
 	Schema   string
 	LockWait time.Duration // how long to wait for another driver of the same job
+	// Cache is how many bytes of packs the session of a shard may keep in memory from one epoch to the next.
+	// A shard with more is read from its table in every epoch.
+	Cache int64
 	// Epoch is told every recorded epoch in order; resumed ones were recorded by an earlier driver. May be nil.
 	Epoch func(e Epoch, resumed bool)
 	// Progress is told the rows trained on so far, of all epochs. May be nil. Calls do not overlap with each other.
@@ -66,6 +72,7 @@ type Driver struct {
 	*sessions
 	options Options
 	job     Job
+	cache   cache
 	done    atomic.Int64   // rows of recorded epochs
 	rows    []atomic.Int64 // rows of the running epoch, by shard
 	telling sync.Mutex     // held while Progress is called
@@ -75,6 +82,9 @@ type Driver struct {
 // A lock that another driver keeps longer than LockWait is a temporary fault.
 func Open(ctx context.Context, config postgres.Config, job Job, o Options) (*Driver, error) {
 	d := &Driver{options: o, job: job, rows: make([]atomic.Int64, job.Spec.Shards)}
+	if job.Spec.bytes(job.TrainRows) <= o.Cache {
+		d.cache = fillCache
+	}
 	var err error
 	if d.sessions, err = dial(ctx, config, o.Schema, job.PackTable, d.notice); err != nil {
 		return nil, err
@@ -266,18 +276,28 @@ func (d *Driver) once(ctx context.Context, doing, file string, args []any, into 
 // fit runs the epoch's training statements and returns what the shards learned, in their order.
 func (d *Driver) fit(ctx context.Context, n int) ([]learned, error) {
 	doing := fmt.Sprintf("train epoch %d of job %s", n, d.job.ID)
-	args := []any{d.job.Release.Digest, d.job.Release.Ordinal, d.job.Spec.open(n), d.job.ID, n - 1}
+	args := []any{d.job.Release.Digest, d.job.Release.Ordinal, d.job.Spec.open(n, d.cache), d.job.ID, n - 1, d.cache == useCache}
 	all, err := onShards(ctx, d.sessions, d.job.Spec.Shards, "fit.sql", doing, args, func(row pgx.CollectableRow) (l learned, err error) {
 		return l, row.Scan(&l.state, &l.rows, &l.metrics)
 	})
+	if err != nil && d.cache == useCache && strings.Contains(err.Error(), notCached) {
+		d.cache = noCache // a segment may give a session's work to another process: it does not do so once
+		return d.fit(ctx, n)
+	}
 	if err != nil {
 		return nil, err
+	}
+	if d.cache == fillCache {
+		d.cache = useCache
 	}
 	if len(all) == 0 {
 		return nil, fault.AsPermanent(fmt.Errorf("%s: table %q has no packs of the train split", doing, d.job.PackTable))
 	}
 	return all, d.placed(doing, all)
 }
+
+// notCached begins what a session says that was to use its cache and has none.
+const notCached = "the cache has no packs of this shard"
 
 // placed makes sure that the work was done where the rows lie: a planner may have sent them all to the coordinator.
 func (d *Driver) placed(doing string, all []learned) error {

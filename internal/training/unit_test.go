@@ -100,10 +100,10 @@ func TestASpecIsJSONWithAndWithoutItsBrace(t *testing.T) {
 	if err := json.Unmarshal([]byte(s.text()), &whole); err != nil {
 		t.Fatal(err)
 	}
-	if err := json.Unmarshal([]byte(s.open(4)+`,"shard":1}`), &opened); err != nil {
+	if err := json.Unmarshal([]byte(s.open(4, fillCache)+`,"shard":1}`), &opened); err != nil {
 		t.Fatal(err)
 	}
-	whole["epoch"], whole["shard"] = 4.0, 1.0
+	whole["epoch"], whole["shard"], whole["cache"] = 4.0, 1.0, "fill"
 	if diff := cmp.Diff(whole, opened); diff != "" {
 		t.Error(diff)
 	}

@@ -146,7 +146,7 @@ func stopByTimeout(ctx context.Context, b *bench, job training.Job) (float64, er
 		}
 		go func() {
 			began := time.Now()
-			_, err := c.Exec(ctx, strings.ReplaceAll(string(text), "packs_x", postgres.Ident(job.PackTable)), job.Release.Digest, job.Release.Ordinal, open, job.ID, 1, shard)
+			_, err := c.Exec(ctx, strings.ReplaceAll(string(text), "packs_x", postgres.Ident(job.PackTable)), job.Release.Digest, job.Release.Ordinal, open, job.ID, 1, false, shard)
 			taken := time.Since(began)
 			if postgres.State(err) != "57014" {
 				err = fmt.Errorf("expected the statement to be cancelled after %s, it ended after %s: %w", limit, taken, err)

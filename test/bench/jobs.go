@@ -45,7 +45,7 @@ func (b *bench) config(job training.Job) postgres.Config {
 
 // trained runs a job to its end; told, unless nil, gets every epoch.
 func (b *bench) trained(ctx context.Context, job training.Job, told func(training.Epoch)) (training.Model, error) {
-	d, err := training.Open(ctx, b.config(job), job, training.Options{Schema: schema, Epoch: func(e training.Epoch, _ bool) {
+	d, err := training.Open(ctx, b.config(job), job, training.Options{Schema: schema, Cache: training.DefaultCache, Epoch: func(e training.Epoch, _ bool) {
 		if told != nil {
 			told(e)
 		}
@@ -75,7 +75,7 @@ func (b *bench) stepper(ctx context.Context, job training.Job) (*stepper, error)
 		case <-ctx.Done():
 		}
 	}
-	d, err := training.Open(ctx, b.config(job), job, training.Options{Schema: schema, Epoch: func(e training.Epoch, _ bool) {
+	d, err := training.Open(ctx, b.config(job), job, training.Options{Schema: schema, Cache: training.DefaultCache, Epoch: func(e training.Epoch, _ bool) {
 		select {
 		case s.recorded <- e:
 			wait()

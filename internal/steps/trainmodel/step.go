@@ -35,6 +35,7 @@ func Spec() step.Spec {
 		{Name: "warm-start", Usage: "version number, or alias, of the registered model whose weights the training starts from; when unset, or while nobody holds the alias, the learner's own initial state"},
 		{Name: "experiment", Usage: "MLflow experiment; when unset, the ML app's name"},
 		{Name: "git-sha", Usage: "commit of the ML app, for the tag git_sha; when unset, the one it was deployed with"},
+		{Name: "cache-bytes", Usage: "most bytes of packs that the session of a shard keeps in memory from one epoch to the next; a shard with more is read from its table in every epoch", Kind: step.Int, Default: strconv.Itoa(training.DefaultCache), Min: &zero},
 		{Name: "lock-wait", Usage: "how long to wait while another driver trains the same job", Kind: step.Duration, Default: "30s"},
 	}...)
 	flags = append(flags, services.TrainingFlags()...)
@@ -106,7 +107,7 @@ func run(ctx context.Context, in *step.Input) error {
 	if err := rec.claim(ctx); err != nil {
 		return err
 	}
-	driver, err := training.Open(ctx, database, p.job, training.Options{Schema: w.schema, LockWait: wait, Epoch: rec.epoch(ctx), Progress: in.Progress})
+	driver, err := training.Open(ctx, database, p.job, training.Options{Schema: w.schema, LockWait: wait, Cache: int64(in.Int("cache-bytes")), Epoch: rec.epoch(ctx), Progress: in.Progress})
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,8 @@ from . import state as states
 NOTICE_SECONDS = 1.0
 WHERE = "select statement_timestamp()::text as at, pg_backend_pid() as process, %s as segment"
 LEARNERS = 4  # states kept ready for predict_state
+NOT_CACHED = "the cache has no packs of this shard: another process has begun to work for the session"  # internal/training knows this text
+CHANGED = "the packs of this shard have changed since the last epoch"
 
 
 class Host:
@@ -26,6 +28,7 @@ class Host:
         self.numbers = itertools.count(1)
         self.running = {}  # token -> (statement, work)
         self.learners = {}
+        self.cache = {}  # shard -> (labels, data) of its packs, in their order
         self.models = onnxmodel.Models()
         self.noticed = time.monotonic()
         version = database.execute("select version() as version")[0]["version"].lower()
@@ -129,12 +132,33 @@ class Host:
 
 
 class Fit(shard.Fit):
-    """A shard's epoch that reports progress."""
+    """A shard's epoch that reports progress, and fills or uses the session's cache of packs as the spec says."""
 
     def __init__(self, host, spec, state):
         super().__init__(host.learning, spec, state)
-        self.host = host
+        self.host, self.filled = host, []
+        self.cached = host.cache.pop(self.number, None)
+        self.cache = spec.get("cache")
+        if self.cache == "use" and self.cached is None:
+            raise RuntimeError(NOT_CACHED)
 
     def step(self, labels, data):
+        if self.cache == "use":
+            data = self.known(labels)
         super().step(labels, data)
+        if self.cache:
+            self.filled.append((labels, data))
         self.host.progress(self.number, self.rows)
+
+    def known(self, labels):
+        """The data of the next pack, which must have these labels."""
+        if self.packs >= len(self.cached) or self.cached[self.packs][0] != labels:
+            raise RuntimeError(CHANGED)
+        return self.cached[self.packs][1]
+
+    def result(self):
+        if self.cache == "use" and self.packs < len(self.cached):
+            raise RuntimeError(CHANGED)
+        if self.cache:  # all of the shard, or nothing
+            self.host.cache[self.number] = self.filled
+        return super().result()
