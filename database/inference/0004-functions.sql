@@ -37,12 +37,21 @@ comment on function predict(bytea) is
   'Label, probability of every class, and the model version that said so';
 revoke all on function predict(bytea) from public;
 
-create or replace function predict_batch(imgs bytea[]) returns setof indexed_prediction language plpython3u stable security definer
+create or replace function predict_batch_columns(imgs bytea[], out labels text[], out probabilities json[], out model_names text[], out model_versions int[])
+language plpython3u stable
 set search_path from current as $python$
 if "host" not in SD:
     SD["host"] = GD[plpy.execute("select load_inference() as key")[0]["key"]]
 return SD["host"].predict_batch(imgs)
 $python$;
+comment on function predict_batch_columns(bytea[]) is 'What predict_batch makes rows of; arrays cost a tenth of what rows would';
+revoke all on function predict_batch_columns(bytea[]) from public;
+
+create or replace function predict_batch(imgs bytea[]) returns setof indexed_prediction language sql stable security definer
+set search_path from current as $$
+select r.index::int, r.label, r.probabilities, r.model_name, r.model_version
+from predict_batch_columns($1) c, unnest(c.labels, c.probabilities, c.model_names, c.model_versions) with ordinality r(label, probabilities, model_name, model_version, index)
+$$;
 comment on function predict_batch(bytea[]) is
   'predict for many images at once; index counts from 1';
 revoke all on function predict_batch(bytea[]) from public;
@@ -57,12 +66,21 @@ comment on function predict_row(json) is
   'predict for one row of a table: a JSON object by column name, or an array of numbers in the input''s order';
 revoke all on function predict_row(json) from public;
 
-create or replace function predict_rows(rows json) returns setof indexed_prediction language plpython3u stable security definer
+create or replace function predict_rows_columns(rows json, out labels text[], out probabilities json[], out model_names text[], out model_versions int[])
+language plpython3u stable
 set search_path from current as $python$
 if "host" not in SD:
     SD["host"] = GD[plpy.execute("select load_inference() as key")[0]["key"]]
 return SD["host"].predict_rows(rows)
 $python$;
+comment on function predict_rows_columns(json) is 'What predict_rows makes rows of; arrays cost a tenth of what rows would';
+revoke all on function predict_rows_columns(json) from public;
+
+create or replace function predict_rows(rows json) returns setof indexed_prediction language sql stable security definer
+set search_path from current as $$
+select r.index::int, r.label, r.probabilities, r.model_name, r.model_version
+from predict_rows_columns($1) c, unnest(c.labels, c.probabilities, c.model_names, c.model_versions) with ordinality r(label, probabilities, model_name, model_version, index)
+$$;
 comment on function predict_rows(json) is
   'predict_row for the elements of a JSON array, 10,000 at most; index counts from 1';
 revoke all on function predict_rows(json) from public;
@@ -169,8 +187,10 @@ drop function record_row_feedback(json, text);
 drop function record_feedback(bytea, text);
 drop function predict_version(text, int, bytea, int);
 drop function predict_rows(json);
+drop function predict_rows_columns(json);
 drop function predict_row(json);
 drop function predict_batch(bytea[]);
+drop function predict_batch_columns(bytea[]);
 drop function predict(bytea);
 drop function run_inference_task(bytea);
 drop function load_inference();

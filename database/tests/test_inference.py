@@ -1,6 +1,7 @@
 import hashlib
 import io
 import json
+import math
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from insitu_runtime import boot
 from session import INFERENCE, RUNTIME, Session, digest_of
 
-DATA = {"shape": [8, 8], "dtype": "uint8", "range": [0, 16]}
+DATA = {"shape": [8, 8], "dtype": "uint8", "range": [0, 16], "bytes": 64}
 
 
 def load(module):
@@ -91,8 +92,8 @@ DARK = bytes(64)
 
 def test_predict_says_label_probabilities_and_version():
     row = host.Host(Tables()).predict(BRIGHT)
-    assert (row["label"], row["model_name"], row["model_version"]) == ("bright", "m", 1)
-    probabilities = json.loads(row["probabilities"])
+    assert (row.label, row.model_name, row.model_version) == ("bright", "m", 1)
+    probabilities = json.loads(row.probabilities)
     assert list(probabilities) == ["dark", "bright"] and sum(probabilities.values()) == pytest.approx(1)
 
 
@@ -103,9 +104,9 @@ def test_the_label_alone():
 def test_a_model_is_read_once_and_a_switch_is_seen_at_once():
     tables = Tables()
     h = host.Host(tables)
-    assert [h.predict(DARK)["model_version"] for _ in range(3)] == [1, 1, 1]
+    assert [h.predict(DARK).model_version for _ in range(3)] == [1, 1, 1]
     tables.active = 2
-    assert h.predict(DARK)["model_version"] == 2
+    assert h.predict(DARK).model_version == 2
     tables.active = 1
     h.predict(DARK)
     assert tables.reads == 2
@@ -114,11 +115,11 @@ def test_a_model_is_read_once_and_a_switch_is_seen_at_once():
 def test_a_batch_counts_from_one_across_its_parts(monkeypatch):
     monkeypatch.setattr(host, "BATCH", 2)
     rows = host.Host(Tables()).predict_batch([DARK, BRIGHT, encoded(Image.new("L", (8, 8), 255))])
-    assert [(row["index"], row["label"]) for row in rows] == [(1, "dark"), (2, "bright"), (3, "bright")]
+    assert rows.label == ["dark", "bright", "bright"]
 
 
 def test_an_empty_batch_is_no_rows():
-    assert host.Host(Tables()).predict_batch([]) == []
+    assert host.Host(Tables()).predict_batch([]) == ([], [], [], [])
 
 
 def test_the_broken_image_of_a_batch_is_named():
@@ -163,7 +164,7 @@ def test_a_wrong_count_is_refused(n):
 
 def test_a_regression_is_its_number():
     row = host.Host(Tables({"input": {}}, model_of(1))).predict(DARK)
-    assert (row["label"], row["probabilities"]) == ("1.0", None)
+    assert (row.label, row.probabilities) == ("1.0", None)
 
 
 def test_a_model_whose_outputs_are_no_numbers_is_refused():
@@ -179,19 +180,19 @@ def test_a_row_is_taken_by_the_names_of_its_columns_or_in_order():
     h = host.Host(Tables(HOUSE, linear_of()))
     for row in ('{"distance": 3, "rooms": 1.5, "age": 2}', "[1.5, 2, 3]"):
         answer = h.predict_row(row)
-        assert (answer["label"], answer["probabilities"], answer["model_version"]) == ("14.5", None, 1)
+        assert (answer.label, answer.probabilities, answer.model_version) == ("14.5", None, 1)
 
 
 def test_the_number_of_a_regression_is_no_longer_than_it_must_be():
-    assert host.Host(Tables(HOUSE, linear_of())).predict_row("[0.1, 0, 0]")["label"] == "0.1"
+    assert host.Host(Tables(HOUSE, linear_of())).predict_row("[0.1, 0, 0]").label == "0.1"
 
 
 def test_rows_count_from_one_across_batches(monkeypatch):
     monkeypatch.setattr(host, "BATCH", 2)
     h = host.Host(Tables(HOUSE, linear_of()))
     rows = h.predict_rows(json.dumps([[n, 0, 0] for n in range(5)]))
-    assert [(row["index"], row["label"]) for row in rows] == [(1, "0.0"), (2, "1.0"), (3, "2.0"), (4, "3.0"), (5, "4.0")]
-    assert h.predict_rows("[]") == []
+    assert rows.label == ["0.0", "1.0", "2.0", "3.0", "4.0"]
+    assert h.predict_rows("[]") == ([], [], [], [])
     assert refused("IS007", h.predict_rows, "[[1, 2, 3], [1, 2, 3], [1, 2, null]]") == "row 3, column 'distance' is null; expected a number"
 
 
@@ -215,7 +216,7 @@ def test_rows_are_bounded(monkeypatch):
 
 def test_a_model_without_columns_takes_arrays_only():
     h = host.Host(Tables())
-    assert h.predict_row(json.dumps(list(BRIGHT)))["label"] == "bright"
+    assert h.predict_row(json.dumps(list(BRIGHT))).label == "bright"
     assert "expected an array" in refused("IS007", h.predict_row, '{"a": 1}')
     assert "value 64: 0.5 is no whole number" in refused("IS007", h.predict_row, json.dumps([0] * 63 + [0.5]))
     assert "out of the input's range" in refused("IS007", h.predict_row, json.dumps([300] * 64))
@@ -228,7 +229,7 @@ def route(mode="shadow", share=1.0, version=2):
 
 def test_in_a_shadow_the_champion_answers_and_both_are_logged():
     tables = Tables(route=route())
-    assert host.Host(tables).predict(BRIGHT)["model_version"] == 1
+    assert host.Host(tables).predict(BRIGHT).model_version == 1
     (entry,) = tables.log
     assert entry.pop("champion_probability") == entry.pop("challenger_probability") > 0.5
     digest = hashlib.sha256(BRIGHT).hexdigest()
@@ -243,11 +244,10 @@ def test_in_a_canary_the_challenger_answers_its_share_always_the_same_inputs():
     h = host.Host(tables)
     imgs = [bytes([n % 17, n // 17]) + bytes(62) for n in range(280)]
     first, again = h.predict_batch(imgs), [h.predict(img) for img in imgs]
-    assert [row["model_version"] for row in first] == [row["model_version"] for row in again]
-    theirs = sum(row["model_version"] == 2 for row in first)
+    assert first.model_version == [row.model_version for row in again] and len(first.label) == 280
+    theirs = first.model_version.count(2)
     assert 60 < theirs < 110
     assert len(tables.log) == 2 * theirs and all(entry["bucket"] < 3000 and entry["answered_by"] == "challenger" for entry in tables.log)
-    assert [row["index"] for row in first] == list(range(1, 281))
 
 
 @pytest.mark.parametrize("mode", ["shadow", "canary"])
@@ -255,7 +255,7 @@ def test_a_challenger_that_fails_does_not_fail_the_caller(mode):
     for broken in ({"route": route(mode), "broken": 2}, {"route": route(mode, version=9)}):
         tables = Tables(**broken)
         rows = host.Host(tables).predict_batch([DARK, BRIGHT])
-        assert [(row["label"], row["model_version"]) for row in rows] == [("dark", 1), ("bright", 1)]
+        assert (rows.label, rows.model_version) == (["dark", "bright"], [1, 1])
         assert [(entry["challenger_error"], entry["challenger_label"], entry["answered_by"]) for entry in tables.log] == [
             ("IS006" if broken["route"]["version"] == 9 else "IS004", None, "champion")
         ] * 2
@@ -264,7 +264,7 @@ def test_a_challenger_that_fails_does_not_fail_the_caller(mode):
 def test_a_route_of_no_share_and_one_to_the_active_model_do_nothing():
     for idle in (route(share=0.0), route("canary", version=1)):
         tables = Tables(route=idle)
-        assert host.Host(tables).predict(DARK)["model_version"] == 1
+        assert host.Host(tables).predict(DARK).model_version == 1
         assert tables.log == [] and tables.reads == 1
 
 
@@ -308,7 +308,7 @@ def test_transparent_becomes_white():
 
 @pytest.mark.parametrize("shape", [[3, 4, 2], [4, 2, 3]])
 def test_colours_go_where_the_input_has_them(shape):
-    raw = picture.example(encoded(Image.new("RGB", (2, 4), (255, 0, 51))), {"shape": shape, "dtype": "float32", "range": [0, 1]})
+    raw = picture.example(encoded(Image.new("RGB", (2, 4), (255, 0, 51))), {"shape": shape, "dtype": "float32", "range": [0, 1], "bytes": 4 * math.prod(shape)})
     x = np.frombuffer(raw, "<f4").reshape(shape)
     red, green, blue = (x[i] if shape[0] == 3 else x[..., i] for i in range(3))
     assert (red == 1).all() and (green == 0).all() and blue == pytest.approx(0.2)
@@ -319,7 +319,7 @@ def test_the_pictures_own_orientation_counts():
     image.paste(255, (0, 0, 4, 4))  # left half white
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned right by a quarter
-    x = np.frombuffer(picture.example(encoded(image, "PNG", exif=exif), {"shape": [8, 4], "dtype": "uint8"}), np.uint8).reshape(8, 4)
+    x = np.frombuffer(picture.example(encoded(image, "PNG", exif=exif), {"shape": [8, 4], "dtype": "uint8", "bytes": 32}), np.uint8).reshape(8, 4)
     assert (x[0] == 255).all() and (x[-1] == 0).all()
 
 
@@ -338,8 +338,8 @@ def test_what_cannot_be_read_is_refused_by_kind(monkeypatch):
     png = encoded(Image.new("L", (64, 64)))
     assert refusal(b"") == refusal(None) == refusal(b"hello") == refusal(png[:60]) == "IS001"
     assert refusal(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n") == "IS001"
-    assert refusal(png, {"shape": [64], "dtype": "uint8"}) == "IS002"
-    assert refusal(np.float32([np.nan]).tobytes(), {"shape": [1], "dtype": "float32"}) == "IS002"
+    assert refusal(png, {"shape": [64], "dtype": "uint8", "bytes": 64}) == "IS002"
+    assert refusal(np.float32([np.nan]).tobytes(), {"shape": [1], "dtype": "float32", "bytes": 4}) == "IS002"
     monkeypatch.setattr(picture, "MAX_PIXELS", 1000)
     assert refusal(png) == "IS005"
     monkeypatch.setattr(picture, "MAX_BYTES", 10)

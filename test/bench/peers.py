@@ -49,14 +49,13 @@ class ONNX:
 
         from insitu_runtime import onnxmodel
 
-        self.example, self.predict = picture.example, onnxmodel.predict
-        self.session = onnxmodel.open_model(pathlib.Path(os.environ["INSITU_PEER_MODEL"]).read_bytes())
-        shape, dtype = onnxmodel.example_type(self.session)
+        self.example = picture.example
+        self.model = onnxmodel.Predictor(onnxmodel.open_model(pathlib.Path(os.environ["INSITU_PEER_MODEL"]).read_bytes()))
         manifest = json.loads(os.environ["INSITU_PEER_MANIFEST"])
-        self.data, self.classes = {"shape": shape, "dtype": dtype, "range": manifest["input"]["range"]}, manifest["classes"]
+        self.data, self.classes = {"shape": self.model.shape, "dtype": self.model.dtype, "bytes": self.model.bytes, "range": manifest["input"]["range"]}, manifest["classes"]
 
     async def label(self, img):
-        return self.classes[int(self.predict(self.session, self.example(img, self.data), 1)[0].argmax())]
+        return self.classes[int(self.model.predict(self.example(img, self.data), 1)[0].argmax())]
 
     async def close(self):
         pass

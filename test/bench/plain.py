@@ -52,17 +52,15 @@ class Worker:
         return {"seconds": time.perf_counter() - began, "total": total}
 
     def load_model(self, path):
-        self.session = onnxmodel.open_model(pathlib.Path(path).read_bytes())
-        self.shape, self.dtype = onnxmodel.example_type(self.session)
+        self.model = onnxmodel.Predictor(onnxmodel.open_model(pathlib.Path(path).read_bytes()))
         return {}
 
     def predict(self, path, rows, size):
         """Predicts the examples of a raw file in batches of size with ONNX Runtime and nothing else."""
-        x = numpy.fromfile(path, self.dtype).reshape([-1, *self.shape])[:rows]
-        name = self.session.get_inputs()[0].name
+        x = numpy.fromfile(path, self.model.dtype).reshape([-1, *self.model.shape])[:rows]
         checksum, began = 0, time.perf_counter()
         for start in range(0, len(x), size):
-            checksum += int(self.session.run(None, {name: x[start : start + size]})[0].argmax(axis=1).sum())
+            checksum += int(self.model.session.run(None, {self.model.name: x[start : start + size]})[0].argmax(axis=1).sum())
         return {"seconds": time.perf_counter() - began, "rows": len(x), "checksum": checksum}
 
 

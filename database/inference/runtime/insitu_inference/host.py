@@ -1,5 +1,6 @@
 """What the SQL functions of the inference schema call."""
 
+import collections
 import functools
 import hashlib
 import json
@@ -23,6 +24,11 @@ KEPT = 4  # models kept in a session
 BATCH = 256  # examples predicted together
 write = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder each time
 BUCKETS = 10_000  # of hashes of inputs; a route takes its share of them
+
+# What a model says of one example; probability is the label's, both are None for a regression.
+Answer = collections.namedtuple("Answer", "label probability numbers model")
+# The columns of the SQL type prediction, or a list for each of them.
+Prediction = collections.namedtuple("Prediction", "label probabilities model_name model_version")
 
 
 def refusing(method):
@@ -51,26 +57,27 @@ class Host:
         self.plans = {}
         self.models = {}  # (name, version, digest) -> Model
 
+    @refusing
     def run_inference_task(self, img):
-        return self.predict(img)["label"]
+        return self.one(img, picture.one).label
 
     @refusing
     def predict(self, img):
-        return self.answers(*self.active(), [img], picture.one)[0]
+        return prediction(self.one(img, picture.one))
 
     @refusing
     def predict_batch(self, imgs):
         if imgs is None:
             raise Refused("IS001", "there are no images: the array is null")
-        return self.all_answers(imgs, picture.many)
+        return self.many(imgs, picture.many)
 
     @refusing
     def predict_row(self, row):
-        return self.answers(*self.active(), [table.read(row)], table.one)[0]
+        return prediction(self.one(table.read(row), table.one))
 
     @refusing
     def predict_rows(self, rows):
-        return self.all_answers(table.read_all(rows), table.many)
+        return self.many(table.read_all(rows), table.many)
 
     @refusing
     def predict_version(self, name, version, data, n):
@@ -94,24 +101,25 @@ class Host:
             raise Refused("22023", "the label %r is no number" % label)
         self.query(FEEDBACK, ["text", "text"], [hashlib.sha256(key).hexdigest(), label])
 
-    def all_answers(self, inputs, encode):
-        """Answers with an index that counts from 1."""
+    def one(self, sent, encode):
+        return self.answers(*self.active(), [sent], encode)[0]
+
+    def many(self, inputs, encode):
+        """The columns of all predictions: PL/Python makes arrays of lists much faster than rows."""
         champion, route = self.active()
-        rows = []
+        found = []
         for start in range(0, len(inputs), BATCH):
-            part = list(enumerate(inputs[start : start + BATCH], start + 1))
-            for (index, _), row in zip(part, self.answers(champion, route, part, encode)):
-                rows.append(dict(row, index=index))
-        return rows
+            found += self.answers(champion, route, list(enumerate(inputs[start : start + BATCH], start + 1)), encode)
+        return Prediction(*([list(column) for column in zip(*map(prediction, found))] or [[]] * 4))
 
     def answers(self, champion, route, inputs, encode):
-        """A row of prediction for each input; encode(model, inputs) gives the model's examples and the inputs' keys."""
+        """An Answer for each input; encode(model, inputs) gives the model's examples and the inputs' keys."""
         examples, keys = encode(champion, inputs)
-        rows = champion.predictions(examples)
-        return rows if route is None else self.routed(champion, route, rows, inputs, keys, encode)
+        found = champion.answers(examples)
+        return found if route is None else self.routed(champion, route, found, inputs, keys, encode)
 
-    def routed(self, champion, route, rows, inputs, keys, encode):
-        """The rows, in a canary those of the share by the challenger; what both say is logged.
+    def routed(self, champion, route, found, inputs, keys, encode):
+        """The answers, in a canary those of the share by the challenger; what both say is logged.
 
         A challenger that fails is logged too, and nobody notices.
         """
@@ -119,24 +127,24 @@ class Host:
         buckets = [int(text[:12], 16) % BUCKETS for text in hashes]
         chosen = [at for at, bucket in enumerate(buckets) if bucket < route["share"] * BUCKETS]
         if not chosen:
-            return rows
+            return found
         error = None
         try:
             challenger = self.version(route["name"], route["version"])
-            theirs = challenger.predictions(encode(challenger, [inputs[at] for at in chosen])[0])
+            theirs = challenger.answers(encode(challenger, [inputs[at] for at in chosen])[0])
         except Refused as refused:
-            error, theirs = refused.sqlstate, [{}] * len(chosen)
+            error, theirs = refused.sqlstate, [Answer(None, None, None, None)] * len(chosen)
         canary = route["mode"] == "canary" and error is None
-        answered, entries = list(rows), []
+        answered, entries = list(found), []
         for at, other in zip(chosen, theirs):
             if canary:
                 answered[at] = other
             entries.append({
                 "mode": route["mode"], "input_hash": hashes[at], "bucket": buckets[at],
                 "champion_name": champion.name, "champion_version": champion.version,
-                "champion_label": rows[at]["label"], "champion_probability": rows[at]["probability"],
+                "champion_label": found[at].label, "champion_probability": found[at].probability,
                 "challenger_name": route["name"], "challenger_version": route["version"],
-                "challenger_label": other.get("label"), "challenger_probability": other.get("probability"), "challenger_error": error,
+                "challenger_label": other.label, "challenger_probability": other.probability, "challenger_error": error,
                 "answered_by": "challenger" if canary else "champion",
             })  # fmt: skip
         self.query(LOG, ["json"], [write(entries)])
@@ -173,8 +181,8 @@ class Host:
         try:
             if not stored:
                 raise onnxmodel.ModelError("its bytes are missing")
-            session = onnxmodel.open_model(stored[0]["onnx"], digest)
-            return Model(name, version, session, json.loads(stored[0]["manifest"]))
+            predictor = onnxmodel.Predictor(onnxmodel.open_model(stored[0]["onnx"], digest))
+            return Model(name, version, predictor, json.loads(stored[0]["manifest"]))
         except onnxmodel.ModelError as error:
             raise Refused("IS004", "model %r version %s cannot be used: %s" % (name, version, error), "deploy the version again") from error
 
@@ -186,14 +194,16 @@ class Host:
 
 
 class Model:
-    """A loaded model: its session and how its inputs and outputs are meant."""
+    """A loaded model: what predicts, and how its inputs and outputs are meant."""
 
-    def __init__(self, name, version, session, manifest):
-        self.name, self.version, self.session = name, version, session
+    def __init__(self, name, version, predictor, manifest):
+        self.name, self.version, self.predictor = name, version, predictor
         described = manifest.get("input") or {}
-        shape, dtype = self.example_type = onnxmodel.example_type(session)
-        self.data = {"shape": shape, "dtype": dtype, "range": described.get("range")}
+        shape = predictor.shape
+        self.data = {"shape": shape, "dtype": predictor.dtype, "range": described.get("range"), "bytes": predictor.bytes}
         self.classes = manifest.get("classes") or described.get("classes") or []
+        # JSON of class to probability: nine digits tell all float32 apart.
+        self.text = "{%s}" % ", ".join(write(name).replace("%", "%%") + ": %.9g" for name in self.classes)
         self.columns = manifest.get("columns") or []
         if len(self.columns) not in (0, math.prod(shape)):
             raise onnxmodel.ModelError("it takes %d values and its manifest names %d columns" % (math.prod(shape), len(self.columns)))
@@ -201,30 +211,31 @@ class Model:
     def outputs(self, data, n):
         """float32 [n, outputs]."""
         try:
-            return onnxmodel.predict(self.session, data, n, self.example_type)
+            return self.predictor.predict(data, n)
         except ValueError as error:
             raise Refused("IS002", str(error)) from error
 
-    def predictions(self, examples):
-        """A row of prediction for each example (bytes)."""
-        return [self.prediction(outputs) for outputs in self.outputs(b"".join(examples), len(examples))]
+    def answers(self, examples):
+        """An Answer for each example (bytes)."""
+        outputs = self.outputs(b"".join(examples), len(examples))
+        return [self.answer(row, numbers) for row, numbers in zip(outputs, outputs.tolist())]
 
-    def prediction(self, outputs):
-        """A row of prediction; the label of a regression is its number.
-
-        The probability of the label, which a route logs, is no column of it and left out by the server.
-        """
-        numbers, probability, probabilities = outputs.tolist(), None, None
+    def answer(self, row, numbers):
+        """The Answer of one row of outputs; the label of a regression is its number."""
         if not math.isfinite(sum(numbers)):
             raise Refused("IS004", "model %r version %s gave %s; expected finite numbers" % (self.name, self.version, numbers))
         if not self.classes:
-            label = str(outputs[0])
-        elif len(self.classes) != len(numbers):
+            return Answer(str(row[0]), None, numbers, self)
+        if len(self.classes) != len(numbers):
             raise Refused("IS004", "model %r version %s has %d outputs for %d classes" % (self.name, self.version, len(numbers), len(self.classes)))
-        else:
-            probability = max(numbers)
-            label, probabilities = self.classes[numbers.index(probability)], write(dict(zip(self.classes, numbers)))
-        return {"label": label, "probability": probability, "probabilities": probabilities, "model_name": self.name, "model_version": self.version}
+        probability = max(numbers)
+        return Answer(self.classes[numbers.index(probability)], probability, numbers, self)
+
+
+def prediction(answer):
+    """The columns of an Answer."""
+    label, probability, numbers, model = answer
+    return Prediction(label, None if probability is None else model.text % tuple(numbers), model.name, model.version)
 
 
 def is_number(text):

@@ -39,8 +39,7 @@ def example(sent, data):
         raise Refused("IS001", "there is an array in place of an image; expected an array of one dimension")
     if len(sent) > MAX_BYTES:
         raise Refused("IS005", "the image has %d bytes, the limit is %d" % (len(sent), MAX_BYTES))
-    raw = math.prod(data["shape"]) * numpy.dtype(data["dtype"]).itemsize
-    if len(sent) != raw:
+    if len(sent) != data["bytes"]:
         return decode(sent, data)
     if not sent.startswith(MAGIC):
         return values(sent, data)
@@ -84,7 +83,7 @@ def decode(sent, data):
     except Image.DecompressionBombError as error:
         raise Refused("IS005", "the image is too large: %s" % error) from error
     except UnidentifiedImageError as error:
-        raise Refused("IS001", "the bytes are neither an image (%s) nor the input's %d raw bytes" % (", ".join(FORMATS), raw_size(data))) from error
+        raise Refused("IS001", "the bytes are neither an image (%s) nor the input's %d raw bytes" % (", ".join(FORMATS), data["bytes"])) from error
     except Exception as error:  # Pillow raises OSError, ValueError, SyntaxError, struct.error and more for broken files
         raise Refused("IS001", "the image cannot be read: %s: %s" % (type(error).__name__, error)) from error
     if picture.size != (width, height):
@@ -100,10 +99,6 @@ def decode(sent, data):
     if axis == 0:
         pixels = pixels.transpose(2, 0, 1)
     return numpy.ascontiguousarray(pixels, dtype=numpy.dtype(data["dtype"]).newbyteorder("<")).tobytes()
-
-
-def raw_size(data):
-    return math.prod(data["shape"]) * numpy.dtype(data["dtype"]).itemsize
 
 
 def flatten(picture, mode):

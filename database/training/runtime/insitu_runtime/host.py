@@ -80,7 +80,7 @@ class Host:
 
     def predict_onnx(self, model, digest, data, n):
         onnxmodel.refuse_external_data(model)
-        return onnxmodel.predict(self.models.get(digest, lambda: model), data, n).tobytes()
+        return self.models.get(digest, lambda: model).predict(data, n).tobytes()
 
     def fit_step(self, token, spec, state, labels, data):
         token, work = self.find(token, lambda: Fit(self, learning.parse_spec(spec), state))

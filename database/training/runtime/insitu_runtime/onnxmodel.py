@@ -5,7 +5,7 @@ import math
 
 import numpy
 
-KEPT = 4  # sessions; each holds its model's weights
+KEPT = 4  # predictors; each holds its model's weights
 TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
@@ -16,18 +16,18 @@ class ModelError(Exception):
 
 
 class Models:
-    """ONNX Runtime sessions by digest, the last few used."""
+    """Predictors by their model's digest, the last few used."""
 
     def __init__(self):
-        self.sessions = {}
+        self.predictors = {}
 
     def get(self, digest, read):
-        """The session of a model; read() gives its bytes the first time."""
-        session = self.sessions.pop(digest, None) or open_model(read(), digest)
-        self.sessions[digest] = session
-        while len(self.sessions) > KEPT:
-            del self.sessions[next(iter(self.sessions))]
-        return session
+        """The predictor of a model; read() gives its bytes the first time."""
+        predictor = self.predictors.pop(digest, None) or Predictor(open_model(read(), digest))
+        self.predictors[digest] = predictor
+        while len(self.predictors) > KEPT:
+            del self.predictors[next(iter(self.predictors))]
+        return predictor
 
 
 def open_model(model, digest=None):
@@ -47,23 +47,25 @@ def open_model(model, digest=None):
         raise ModelError("ONNX Runtime cannot load the model: %s" % error) from error
 
 
-def example_type(session):
-    """(shape, dtype) of one example; ModelError for models that were not made by a learner's export()."""
-    wanted = session.get_inputs()[0]
-    shape = wanted.shape[1:]
-    if wanted.type not in TYPES or not all(isinstance(size, int) for size in shape):
-        raise ModelError("the model takes %s %s; expected uint8 or float32 examples of a fixed shape" % (wanted.type, wanted.shape))
-    return shape, TYPES[wanted.type]
+class Predictor:
+    """An ONNX Runtime session and the layout of its examples: shape of one, and dtype ("uint8" or "float32")."""
 
+    def __init__(self, session):
+        """ModelError for models that were not made by a learner's export()."""
+        wanted = session.get_inputs()[0]
+        self.session, self.name, self.shape = session, wanted.name, wanted.shape[1:]
+        if wanted.type not in TYPES or not all(isinstance(size, int) for size in self.shape):
+            raise ModelError("the model takes %s %s; expected uint8 or float32 examples of a fixed shape" % (wanted.type, wanted.shape))
+        self.dtype = TYPES[wanted.type]
+        self.stored = numpy.dtype(self.dtype).newbyteorder("<")
+        self.bytes = math.prod(self.shape) * self.stored.itemsize  # of an example
 
-def predict(session, data, n, example=None):
-    """float32 [n, outputs] for the bytes of n examples; example is example_type(session), for those who call often."""
-    shape, name = example or example_type(session)
-    dtype = numpy.dtype(name).newbyteorder("<")
-    if n is None or n < 1 or len(data) != n * math.prod(shape) * dtype.itemsize:
-        raise ValueError("%d bytes are not %s examples of %s %s" % (len(data), n, name, shape))
-    x = numpy.frombuffer(data, dtype).reshape([n] + shape)
-    return numpy.ascontiguousarray(session.run(None, {session.get_inputs()[0].name: x})[0], dtype=numpy.float32)
+    def predict(self, data, n):
+        """float32 [n, outputs] for the bytes of n examples."""
+        if n is None or n < 1 or len(data) != n * self.bytes:
+            raise ValueError("%d bytes are not %s examples of %s %s" % (len(data), n, self.dtype, self.shape))
+        x = numpy.frombuffer(data, self.stored).reshape([n, *self.shape])
+        return numpy.ascontiguousarray(self.session.run(None, {self.name: x})[0], dtype=numpy.float32)
 
 
 def check_export(model, data):
@@ -76,7 +78,7 @@ def check_export(model, data):
         raise ModelError("the exported model takes %s; expected one input %s" % (got, want))
     if len(outputs) != 1 or outputs[0].name != "probabilities" or outputs[0].type != "tensor(float)":
         raise ModelError('the exported model gives %s; expected one output "probabilities" of float32' % [o.name for o in outputs])
-    predict(session, numpy.zeros([3] + data["shape"], data["dtype"]).tobytes(), 3)  # any number of rows
+    Predictor(session).predict(numpy.zeros([3] + data["shape"], data["dtype"]).tobytes(), 3)  # any number of rows
 
 
 def refuse_external_data(model):
