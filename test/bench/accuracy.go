@@ -16,15 +16,15 @@ const reached = 0.95
 
 // accuracy compares what shards learn in as many epochs as one stream, and how long each takes to get somewhere.
 func accuracy(ctx context.Context, b *bench) error {
-	small := trial{name: "digits, 40 epochs", folder: digits, epochs: 40, seeds: 5, rate: 0.01, of: b.digits}
+	small := trial{model: digits(), what: "40 epochs", epochs: 40, seeds: 5, rate: 0.01, of: b.digits}
 	plain := small
 	plain.unscaled, plain.seeds = true, 3
 	images := scaled(10_240, b.scale, 2048)
-	large := trial{name: fmt.Sprintf("CNN on %d generated images, 8 epochs", images/2), folder: cnn, epochs: 8, seeds: 2, rate: 0.001, timed: true,
+	pictures := trial{model: cnn(), what: fmt.Sprintf("%d generated images, 8 epochs", images/2), epochs: 8, seeds: 2, rate: 0.001, timed: true,
 		of: func(ctx context.Context, shards int) (*data, error) {
 			return b.images(ctx, dataKey{images, shards, [3]float64{0.5, 0.2, 0.3}})
 		}}
-	for _, t := range []trial{small, plain, large} {
+	for _, t := range []trial{small, plain, pictures} {
 		if err := b.gaps(ctx, t); err != nil {
 			return err
 		}
@@ -34,7 +34,8 @@ func accuracy(ctx context.Context, b *bench) error {
 
 // trial is a training that is repeated with several seeds on one, two and four shards.
 type trial struct {
-	name, folder  string
+	model
+	what          string
 	epochs, seeds int
 	rate          float64 // learning rate of one stream; shards get it times the root of their number
 	unscaled      bool    // shards get it as it is
@@ -57,7 +58,7 @@ func (b *bench) gaps(ctx context.Context, t trial) error {
 			if !t.unscaled {
 				rate *= math.Sqrt(float64(shards))
 			}
-			job, err := b.job(ctx, t.folder, d, t.epochs, int64(seed), map[string]any{"learning_rate": rate})
+			job, err := b.job(ctx, t.model, d, t.epochs, int64(seed), map[string]any{"learning_rate": rate})
 			if err != nil {
 				return err
 			}
@@ -90,16 +91,16 @@ func (b *bench) gaps(ctx context.Context, t trial) error {
 		for k := range gaps {
 			gaps[k] = 100 * (final[1][k] - final[shards][k])
 		}
-		b.add(fmt.Sprintf("%s, %d seeds, %s: validation accuracy of one stream minus that of %d shards", t.name, t.seeds, how, shards), goals[i], points, summarize(gaps))
+		b.add(fmt.Sprintf("%s, %s, %d seeds, %s: validation accuracy of one stream minus that of %d shards", t.name, t.what, t.seeds, how, shards), goals[i], points, summarize(gaps))
 	}
 	if t.unscaled {
 		return nil
 	}
 	for _, shards := range all {
-		b.add(fmt.Sprintf("%s: validation accuracy at the end, shards: %d", t.name, shards), goal{}, percent, summarize(final[shards]))
+		b.add(fmt.Sprintf("%s, %s: validation accuracy at the end, shards: %d", t.name, t.what, shards), goal{}, percent, summarize(final[shards]))
 	}
 	for _, shards := range all {
-		what := fmt.Sprintf("%s: seconds until %s of the validation split are right, shards: %d", t.name, percent(reached), shards)
+		what := fmt.Sprintf("%s, %s: seconds until %s of the validation split are right, shards: %d", t.name, t.what, percent(reached), shards)
 		switch {
 		case !t.timed:
 		case len(arrival[shards]) < t.seeds:
@@ -117,11 +118,11 @@ func (b *bench) digits(ctx context.Context, shards int) (*data, error) {
 	if d, found := b.data[key]; found {
 		return d, nil
 	}
-	app, err := mlapp.Load(digits)
+	app, err := mlapp.Load(digits().folder)
 	if err != nil {
 		return nil, err
 	}
-	file, err := dataset.Fetch(ctx, app.Manifest.Dataset.Source, dataset.FetchOptions{Base: digits, MaxBytes: maxBytes})
+	file, err := dataset.Fetch(ctx, app.Manifest.Dataset.Source, dataset.FetchOptions{Base: digits().folder, MaxBytes: maxBytes})
 	if err != nil {
 		return nil, err
 	}

@@ -22,7 +22,7 @@ func cancelled(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	b.add("CNN, 2 shards: one pack of 256 images", goal{}, milliseconds, summarize([]float64{pack}))
+	b.add("large CNN, 2 shards: one pack of 256 images", goal{}, milliseconds, summarize([]float64{pack}))
 	limit := atMost(pack + 0.1)
 	for _, way := range []struct {
 		what string
@@ -34,7 +34,7 @@ func cancelled(ctx context.Context, b *bench) error {
 	} {
 		var taken []float64
 		for range b.rounds {
-			job, err := b.job(ctx, cnn, d, 3, 1, nil)
+			job, err := b.job(ctx, large(), d, 3, 1, nil)
 			if err != nil {
 				return err
 			}
@@ -46,14 +46,14 @@ func cancelled(ctx context.Context, b *bench) error {
 		}
 		s := summarize(taken)
 		s.median = slices.Max(taken) // the goal is about the worst
-		b.add("CNN, 2 shards: "+way.what+" until the database is idle, the longest; goal: one pack and 100 ms", limit, milliseconds, s)
+		b.add("large CNN, 2 shards: "+way.what+" until the database is idle, the longest; goal: one pack and 100 ms", limit, milliseconds, s)
 	}
 	return nil
 }
 
 // packTime is how long a pack takes with both shards at work.
 func (b *bench) packTime(ctx context.Context, d *data) (longest float64, err error) {
-	job, err := b.job(ctx, cnn, d, 2, 1, nil)
+	job, err := b.job(ctx, large(), d, 2, 1, nil)
 	if err != nil {
 		return 0, err
 	}

@@ -16,17 +16,18 @@ import (
 
 // endToEnd compares all of the work, from the data to an ONNX model and its test accuracy, with exporting the rows and training outside.
 func endToEnd(ctx context.Context, b *bench) error {
-	for _, model := range []struct {
-		name, folder           string
-		images, epochs, rounds int
-		goal                   goal
+	for _, t := range []struct {
+		model
+		epochs int
+		goal   goal
 	}{
-		{"CNN", cnn, scaled(10_000, b.scale, 1000), 3, max(1, b.rounds/2), atLeast(2.2)},
-		{"softmax", softmax, scaled(50_000, b.scale, 1000), 5, max(1, b.rounds/2), atLeast(7)},
+		{cnn(), 3, atLeast(2.2)},
+		{softmax(), 5, atLeast(7)},
 	} {
-		e := &course{bench: b, folder: model.folder, images: model.images, epochs: model.epochs}
+		images, rounds := scaled(50_000, b.scale, 1000), max(1, b.rounds/2)
+		e := &course{bench: b, model: t.model, images: images, epochs: t.epochs}
 		for _, table := range [][2]string{{"export_array", "int[]"}, {"export_hex", "bytea"}} {
-			if err := b.rowTable(ctx, b.admin, table[0], table[1], model.images); err != nil {
+			if err := b.rowTable(ctx, b.admin, table[0], table[1], images); err != nil {
 				return err
 			}
 		}
@@ -39,7 +40,7 @@ func endToEnd(ctx context.Context, b *bench) error {
 			func(ctx context.Context) (float64, error) { return e.outside(ctx, "hex") },
 		}
 		taken, accuracy := make([][]float64, len(ways)), make([][]float64, len(ways))
-		for range model.rounds { // nothing is warm on either side, as for a user
+		for range rounds { // nothing is warm on either side, as for a user
 			for i, way := range ways {
 				var right float64
 				s, err := timed(func() (err error) { right, err = way(ctx); return err })
@@ -49,8 +50,8 @@ func endToEnd(ctx context.Context, b *bench) error {
 				taken[i], accuracy[i] = append(taken[i], s), append(accuracy[i], right)
 			}
 		}
-		side := fmt.Sprintf("%s, %d images, %d epochs: ", model.name, model.images, model.epochs)
-		b.add(side+"export of int[] as CSV, then plain training / upload, training on two shards, evaluation", model.goal, times, paired(taken[1], taken[0]))
+		side := fmt.Sprintf("%s, %d images, %d epochs: ", t.name, images, t.epochs)
+		b.add(side+"export of int[] as CSV, then plain training / upload, training on two shards, evaluation", t.goal, times, paired(taken[1], taken[0]))
 		b.add(side+"export of bytea as hex, then plain training / the same", goal{}, times, paired(taken[2], taken[0]))
 		b.add(side+"seconds in the database until the packs are loaded", goal{}, seconds, summarize(e.uploads))
 		b.add(side+"seconds in the database from then until the ONNX model", goal{}, seconds, summarize(e.trainings))
@@ -66,7 +67,7 @@ func endToEnd(ctx context.Context, b *bench) error {
 // course is the way from data to a tested model.
 type course struct {
 	*bench
-	folder         string
+	model
 	images, epochs int
 	spec           []byte    // JSON, for the plain side
 	split          string    // rows of train and validation
@@ -85,7 +86,7 @@ func (e *course) prepare(ctx context.Context) error {
 	defer func() { _ = prepared.Close() }()
 	m := prepared.Manifest
 	e.raw, e.split = raw, fmt.Sprintf("%d,%d", m.Splits.Train.Rows, m.Splits.Validation.Rows)
-	job, err := e.job(ctx, e.folder, &data{m, raw}, e.epochs, 1, nil)
+	job, err := e.job(ctx, e.model, &data{m, raw}, e.epochs, 1, nil)
 	if err != nil {
 		return err
 	}
@@ -125,7 +126,7 @@ func (e *course) inside(ctx context.Context) (accuracy float64, err error) {
 	}
 	uploaded := time.Now()
 	e.uploads = append(e.uploads, uploaded.Sub(began).Seconds())
-	job, err := e.job(ctx, e.folder, &data{m, e.raw}, e.epochs, 1, nil)
+	job, err := e.job(ctx, e.model, &data{m, e.raw}, e.epochs, 1, nil)
 	if err != nil {
 		return 0, err
 	}

@@ -17,7 +17,7 @@ func growth(ctx context.Context, b *bench) error {
 		if err != nil {
 			return err
 		}
-		job, err := b.job(ctx, softmax, d, b.rounds+1, 1, nil)
+		job, err := b.job(ctx, softmax(), d, b.rounds+1, 1, nil)
 		if err != nil {
 			return err
 		}

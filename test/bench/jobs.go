@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 
@@ -14,16 +15,15 @@ import (
 	"github.com/insitu-ml/insitu/internal/training"
 )
 
-// job makes a training that no other of this run equals. Parameters are the app's with some changed.
-func (b *bench) job(ctx context.Context, folder string, d *data, epochs int, seed int64, changed map[string]any) (training.Job, error) {
-	app, release, err := b.release(ctx, b.admin, folder)
+// job makes a training that no other of this run equals. Parameters are the model's with some changed.
+func (b *bench) job(ctx context.Context, m model, d *data, epochs int, seed int64, changed map[string]any) (training.Job, error) {
+	app, release, err := b.release(ctx, b.admin, m.folder)
 	if err != nil {
 		return training.Job{}, err
 	}
 	given := map[string]any{"epochs": int64(epochs), "patience": int64(0)}
-	for name, value := range changed {
-		given[name] = value
-	}
+	maps.Copy(given, m.parameters)
+	maps.Copy(given, changed)
 	parameters, err := app.Manifest.Resolve(given)
 	if err != nil {
 		return training.Job{}, err

@@ -32,17 +32,16 @@ const equalAccuracy = 0.005
 // madlib compares with Apache MADlib, in its own database: the same kind of model to the same held-out accuracy.
 func madlib(ctx context.Context, b *bench) error {
 	models := []struct {
-		name, folder string
-		goal         goal
-		curved       bool // classes that no line parts
-		parameters   map[string]any
-		train        string // MADlib's, on table train_rows
-		accuracy     string // of it, on table test_rows
+		model
+		goal     goal
+		curved   bool   // classes that no line parts
+		train    string // MADlib's, on table train_rows
+		accuracy string // of it, on table test_rows
 	}{
-		{"logistic regression", softmax, atLeast(20), false, map[string]any{"learning_rate": 0.1},
+		{model{"logistic regression", softmax().folder, map[string]any{"learning_rate": 0.1}}, atLeast(20), false,
 			"select madlib.logregr_train('train_rows', 'peer', 'y = 1', 'x', null, 20, 'irls', 0.0001)",
 			"select avg((madlib.logregr_predict(coef, x) = (y = 1))::int)::float8 from test_rows, peer"},
-		{"network with one hidden layer of 32", digits, atLeast(5), true, map[string]any{"hidden": int64(features), "shift": 0.0, "batch_size": int64(128)},
+		{model{"network with one hidden layer of 32", digits().folder, map[string]any{"hidden": int64(features), "shift": 0.0, "batch_size": int64(128)}}, atLeast(5), true,
 			"select madlib.minibatch_preprocessor('train_rows', 'peer_packed', 'y', 'x', null, null, true); " +
 				"select madlib.mlp_classification('peer_packed', 'peer', 'independent_varname', 'dependent_varname', array[32], 'learning_rate_init=0.01, n_iterations=20, tolerance=0, batch_size=8', 'tanh')",
 			"select madlib.mlp_predict('peer', 'test_rows', 'id', 'peer_said', 'response'); " +
@@ -83,7 +82,7 @@ func madlib(ctx context.Context, b *bench) error {
 			if err != nil {
 				return err
 			}
-			reached, found, err := there.until(ctx, m.folder, d, m.parameters, int64(round), accuracy-equalAccuracy)
+			reached, found, err := there.until(ctx, m.model, d, int64(round), accuracy-equalAccuracy)
 			if err != nil {
 				return err
 			}
@@ -97,7 +96,7 @@ func madlib(ctx context.Context, b *bench) error {
 		if m.curved {
 			continue
 		}
-		job, err := there.job(ctx, m.folder, d, 1, 1, m.parameters)
+		job, err := there.job(ctx, m.model, d, 1, 1, nil)
 		if err != nil {
 			return err
 		}
@@ -166,8 +165,8 @@ func (b *bench) number(ctx context.Context, sql string) (float64, error) {
 }
 
 // until trains, cold, and returns the seconds until an epoch reached a validation accuracy.
-func (b *bench) until(ctx context.Context, folder string, d *data, parameters map[string]any, seed int64, accuracy float64) (reached float64, found bool, err error) {
-	job, err := b.job(ctx, folder, d, 50, seed, parameters)
+func (b *bench) until(ctx context.Context, m model, d *data, seed int64, accuracy float64) (reached float64, found bool, err error) {
+	job, err := b.job(ctx, m, d, 50, seed, nil)
 	if err != nil {
 		return 0, false, err
 	}

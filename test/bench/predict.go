@@ -14,7 +14,7 @@ import (
 
 // predicted is a model that predicts; the goals are those of the large one, whose work dwarfs a call.
 type predicted struct {
-	name, folder                   string
+	model
 	images, rows                   int
 	packs, batch, perRow, oneByOne goal
 }
@@ -26,10 +26,10 @@ func predict(ctx context.Context, b *bench) error {
 		return err
 	}
 	for _, p := range []predicted{
-		{"CNN", cnn, scaled(12_800, b.scale, 1000), scaled(5_120, b.scale, 512), atLeast(0.97), atLeast(0.92), atLeast(4), atLeast(0.85)},
-		{"softmax", softmax, scaled(many, b.scale, 1000), scaled(20_480, b.scale, 512), goal{}, goal{}, atLeast(4), goal{}},
+		{large(), scaled(12_800, b.scale, 1000), scaled(5_120, b.scale, 512), atLeast(0.97), atLeast(0.92), goal{}, atLeast(0.85)},
+		{softmax(), scaled(many, b.scale, 1000), scaled(20_480, b.scale, 512), goal{}, goal{}, atLeast(4), goal{}},
 	} {
-		job, err := b.job(ctx, p.folder, small, 1, 1, nil)
+		job, err := b.job(ctx, p.model, small, 1, 1, nil)
 		if err != nil {
 			return err
 		}

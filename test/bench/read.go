@@ -33,7 +33,7 @@ func read(ctx context.Context, b *bench) error {
 		return err
 	}
 	defer conn.Close()
-	if _, _, err := b.release(ctx, b.admin, softmax); err != nil {
+	if _, _, err := b.release(ctx, b.admin, softmax().folder); err != nil {
 		return err
 	}
 	// Loading a release tunes malloc in the session, as in every session that trains; the plain side is tuned, too.

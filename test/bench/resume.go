@@ -71,7 +71,7 @@ func resume(ctx context.Context, b *bench) error {
 	var digests [2]string
 	kills := 0
 	for i := range digests {
-		job, err := b.job(ctx, cnn, d, epochs, 7, nil)
+		job, err := b.job(ctx, cnn(), d, epochs, 7, nil)
 		if err != nil {
 			return err
 		}

@@ -32,8 +32,8 @@ const uploads = 64
 
 // servedModel is a model whose API is measured, with these numbers of clients.
 type servedModel struct {
-	name, folder string
-	clients      []int
+	model
+	clients []int
 }
 
 // serve measures the inference database as callers meet it: by SQL, and by HTTP beside two peers.
@@ -46,8 +46,8 @@ func serve(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	for _, m := range []servedModel{{"CNN", cnn, []int{1, 16}}, {"softmax", softmax, []int{1, 4, 16, 64}}} {
-		job, err := b.job(ctx, m.folder, small, 1, 1, nil)
+	for _, m := range []servedModel{{large(), []int{1, 16}}, {softmax(), []int{1, 4, 16, 64}}} {
+		job, err := b.job(ctx, m.model, small, 1, 1, nil)
 		if err != nil {
 			return err
 		}
@@ -73,7 +73,7 @@ func (b *bench) serveModel(ctx context.Context, c *postgres.Conn, m servedModel,
 	if err := os.WriteFile(path, model.ONNX, 0o600); err != nil {
 		return err
 	}
-	if m.folder == cnn { // the call's own cost is the same for all models; the large one is what people serve
+	if m.name == large().name { // the call's own cost is the same for all models; the large one is what people serve
 		if err := b.serveArrays(ctx, c, m, path); err != nil {
 			return err
 		}
