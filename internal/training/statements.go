@@ -72,6 +72,15 @@ func (s *sessions) grow(ctx context.Context, n int) error {
 	return nil
 }
 
+// open makes sure of the sessions that work on so many shards, and returns their number.
+func (s *sessions) open(ctx context.Context, shards int) (int, error) {
+	n := shards
+	if s.lead.Dialect.Distributed {
+		n = 1
+	}
+	return n, s.grow(ctx, n)
+}
+
 // close ends the sessions and with them their locks.
 func (s *sessions) close() {
 	for _, c := range s.conns {
@@ -83,16 +92,13 @@ func (s *sessions) close() {
 // onShards runs the statement of a file on all shards side by side and returns its rows in the order of shards.
 // Where each shard has a session, the statement's last parameter is the shard.
 func onShards[T any](ctx context.Context, s *sessions, shards int, file, doing string, args []any, scan pgx.RowToFunc[T]) ([]T, error) {
-	n := shards
-	if s.lead.Dialect.Distributed {
-		n = 1
-	}
-	if err := s.grow(ctx, n); err != nil {
+	n, err := s.open(ctx, shards)
+	if err != nil {
 		return nil, err
 	}
 	text := statement(s.lead.Dialect, file, s.table)
 	parts := make([][]T, n)
-	err := s.together(ctx, n, func(ctx context.Context, k int) error {
+	err = s.together(ctx, n, func(ctx context.Context, k int) error {
 		doing, args := doing, args
 		if !s.lead.Dialect.Distributed {
 			doing, args = fmt.Sprintf("%s, shard %d", doing, k), append(args[:len(args):len(args)], k)

@@ -192,8 +192,20 @@ func (d *Driver) begin(ctx context.Context) error {
 	if d.job.Spec.Start != "" {
 		file, args = "warm.sql", append(args, d.job.Spec.Start)
 	}
-	_, err := d.lead.Exec(ctx, d.text(file), args...)
-	return wrap(d.lead, err, "make the initial state of job "+d.job.ID)
+	doing := "make the initial state of job " + d.job.ID
+	n, err := d.open(ctx, d.job.Spec.Shards)
+	if err != nil {
+		return err
+	}
+	return d.together(ctx, n, func(ctx context.Context, k int) error {
+		if k == 0 {
+			_, err := d.lead.Exec(ctx, d.text(file), args...)
+			return wrap(d.lead, err, doing)
+		}
+		// Importing a learner's libraries may take a second: the other sessions do it at the same time.
+		_, err := d.conns[k].Exec(ctx, d.text("import.sql"), d.code()...)
+		return wrap(d.conns[k], err, doing)
+	})
 }
 
 // text is a statement of the job.
