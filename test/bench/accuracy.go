@@ -15,7 +15,7 @@ const reached = 0.95
 
 // accuracy compares what shards learn in as many epochs as one stream, and how long each takes to get somewhere.
 func accuracy(ctx context.Context, b *bench) error {
-	small := trial{model: digits(), what: "40 epochs", epochs: 40, seeds: 5, of: b.digits}
+	small := trial{model: digits(), what: "60 epochs", epochs: 60, seeds: 5, of: b.digits}
 	plain := small
 	plain.unscaled, plain.seeds = true, 3
 	images := scaled(10_240, b.scale, 2048)

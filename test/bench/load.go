@@ -43,39 +43,45 @@ func load(ctx context.Context, b *bench) error {
 		external = "alter table other_packs alter column data set storage external"
 		rows     = "create table other_rows (id int primary key, label int not null, pixels int[] not null)"
 	)
+	packed := func() error {
+		loaded, err := dataset.Load(ctx, conn, schema, d.Manifest, prepared.Packs(), nil)
+		if err == nil && loaded != int64(images) {
+			err = fmt.Errorf("%d images were loaded, expected %d", loaded, images)
+		}
+		return err
+	}
+	insert := func() error { return b.psql(ctx, "\\i '"+sql+"'\n") }
 	ways := []struct {
-		what   string
-		goal   goal
-		unit   unit
-		images int
-		before []string
-		run    func() error
+		what    string // "": what the next ones are compared with
+		goal    goal
+		unit    unit
+		images  int
+		before  []string
+		run     func() error
+		durable bool
 	}{
-		{images: images, run: func() error {
-			loaded, err := dataset.Load(ctx, conn, schema, d.Manifest, prepared.Packs(), nil)
-			if err == nil && loaded != int64(images) {
-				err = fmt.Errorf("%d images were loaded, expected %d", loaded, images)
-			}
-			return err
-		}},
+		{images: images, run: packed},
 		{"server-side COPY of the same packs from a binary file / packed load", atLeast(0.95), ratio, images, nil, func() error {
 			return execAll(ctx, conn, "begin", packsLike, external, "copy other_packs from '"+file+"' (format binary)", "commit")
-		}},
+		}, false},
 		{`psql \copy of the same packs as text (hex) / packed load`, atLeast(3.5), times, images, nil, func() error {
 			return b.psql(ctx, "begin;\n"+packsLike+";\n"+external+";\n\\copy other_packs from '"+hex+"'\ncommit;\n")
-		}},
+		}, false},
 		{fmt.Sprintf(`psql \copy of CSV, one image a row as int[], an image (of %d) / packed load, an image`, arrays), atLeast(25), times, arrays, nil, func() error {
 			return b.psql(ctx, "begin;\n"+rows+";\n\\copy other_rows from '"+csv+"' (format csv)\ncommit;\n")
-		}},
-		{fmt.Sprintf("INSERT of one image a statement and transaction, int[], by psql -f, an image (of %d) / packed load, an image", inserts), atLeast(80), times, inserts, []string{rows}, func() error {
-			return b.psql(ctx, "\\i '"+sql+"'\n")
-		}},
+		}, false},
+		{fmt.Sprintf("INSERT of one image a statement and transaction, int[], by psql -f, an image (of %d) / packed load, an image", inserts), goal{}, times, inserts, []string{rows}, insert, false},
+		{images: images, run: packed, durable: true},
+		{"the same two on a server with fsync, as it is used", atLeast(80), times, inserts, []string{rows}, insert, true},
 	}
 	taken := make([][]float64, len(ways))
 	for round := range b.rounds + 1 { // the first is to warm up
 		for i, w := range ways {
 			if round > 2 && i > 2 {
 				continue // the slowest ways are far from their goals: two rounds will do
+			}
+			if err := b.durable(ctx, w.durable); err != nil {
+				return err
 			}
 			empty := []string{"drop table if exists other_packs", "drop table if exists other_rows", "drop table if exists " + table, "delete from datasets where digest = '" + d.Digest + "'"}
 			if err := execAll(ctx, conn, append(append(empty, w.before...), "checkpoint")...); err != nil {
@@ -90,9 +96,17 @@ func load(ctx context.Context, b *bench) error {
 			}
 		}
 	}
+	if err := b.durable(ctx, false); err != nil {
+		return err
+	}
 	delete(b.data, dataKey{images, 1, ordinary()})
-	for i, w := range ways[1:] {
-		b.add(w.what, w.goal, w.unit, paired(taken[i+1], taken[0]))
+	var peer []float64
+	for i, w := range ways {
+		if w.what == "" {
+			peer = taken[i]
+			continue
+		}
+		b.add(w.what, w.goal, w.unit, paired(taken[i], peer))
 	}
 	rate := make([]float64, len(taken[0]))
 	for i, s := range taken[0] {
@@ -100,6 +114,15 @@ func load(ctx context.Context, b *bench) error {
 	}
 	b.add(fmt.Sprintf("packed load of %d images: bytes", images), goal{}, func(v float64) string { return mebibytes(v) + "/s" }, summarize(rate))
 	return errors.Join(execAll(ctx, conn, "drop table if exists other_packs", "drop table if exists other_rows", "drop table if exists "+table, "delete from datasets where digest = '"+d.Digest+"'"))
+}
+
+// durable switches the server between keeping what it commits whatever happens to the machine, and not.
+func (b *bench) durable(ctx context.Context, on bool) error {
+	var statements []string
+	for _, name := range []string{"fsync", "synchronous_commit", "full_page_writes"} {
+		statements = append(statements, fmt.Sprintf("alter system set %s = %t", name, on))
+	}
+	return execAll(ctx, b.admin, append(statements, "select pg_reload_conf()", "select pg_sleep(0.1)")...) // until the sessions have heard of it
 }
 
 // textFiles writes the packs as psql's \copy text, and images as CSV with int[] and as INSERT statements, as pg_dump --inserts writes them.
