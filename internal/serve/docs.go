@@ -15,6 +15,9 @@ import (
 //go:embed openapi.json
 var openAPI []byte
 
+// OpenAPI is the description that the API answers with at /openapi.json.
+func OpenAPI() []byte { return bytes.Clone(openAPI) }
+
 //go:embed docs.gohtml
 var docsPage string
 
