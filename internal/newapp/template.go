@@ -135,7 +135,11 @@ func spel(match []string) string {
 }
 
 // camel is the name of an option as accelerators want it: trainingBinding for training-binding and training_binding.
+// Every accelerator asks for the name of the project, as projectName.
 func camel(name string) string {
+	if name == optionName {
+		return "projectName"
+	}
 	words := strings.FieldsFunc(name, func(r rune) bool { return r == '-' || r == '_' })
 	for i, word := range words[1:] {
 		words[i+1] = strings.ToUpper(word[:1]) + word[1:]
