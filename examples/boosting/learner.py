@@ -1,5 +1,7 @@
 """Gradient-boosted trees: LightGBM, a few more trees each epoch."""
 
+import re
+
 import lightgbm
 import numpy as np
 
@@ -60,7 +62,9 @@ class Learner:
         from onnxmltools.convert import convert_lightgbm
         from onnxmltools.convert.common.data_types import FloatTensorType
 
-        model = convert_lightgbm(self.booster(), initial_types=[("input", FloatTensorType([None, *self.data["shape"]]))], zipmap=False, target_opset=13)
+        text = re.sub(r"(?m)^tree_sizes=.*\n", "", self.text)  # which are those of the text as it was
+        text = re.sub(r"(?m)^threshold=(.*)$", lambda line: "threshold=" + single(line[1]), text)
+        model = convert_lightgbm(lightgbm.Booster(model_str=text), initial_types=[("input", FloatTensorType([None, *self.data["shape"]]))], zipmap=False, target_opset=13)
         *others, output = model.graph.output
         for other in others:  # the label of a classification
             model.graph.output.remove(other)
@@ -68,3 +72,10 @@ class Learner:
             node.output[:] = ["probabilities" if name == output.name else name for name in node.output]
         model.graph.output[0].name = "probabilities"
         return model.SerializeToString()
+
+
+def single(thresholds):
+    """The largest float32 numbers that are not above these: ONNX has no others, and the nearest ones may let a row go the other way."""
+    exact = np.array(thresholds.split(), np.float64)
+    near = exact.astype(np.float32)
+    return " ".join(repr(float(value)) for value in np.where(near > exact, np.nextafter(near, np.float32(-np.inf)), near))

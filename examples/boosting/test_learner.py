@@ -1,4 +1,4 @@
-"""The learner outside any database: python -m pytest examples/boosting."""
+"""The learner outside any database: python -m pytest in this folder."""
 
 import importlib.util
 import pathlib
@@ -137,6 +137,14 @@ def test_the_onnx_model_agrees_with_lightgbm(learner_type, fields, outputs):
     (given,) = session.run(["probabilities"], {"input": x})
     assert given.shape == (len(x), outputs)
     assert np.allclose(given, learner.predict(x), rtol=1e-5, atol=1e-5)
+
+
+def test_the_onnx_model_sends_no_row_another_way(learner_type, fields):
+    x, y = fields
+    learner, _ = trained(learner_type, x[:1680], y[:1680], data_of(), epochs=20)
+    session = onnxruntime.InferenceSession(learner.export(), providers=["CPUExecutionProvider"])
+    (given,) = session.run(["probabilities"], {"input": x})
+    assert np.abs(given - learner.predict(x)).max() < 1e-5
 
 
 def test_a_regression_learns(learner_type, fields):

@@ -1,4 +1,4 @@
-"""The regression outside any database: python -m pytest examples/linear."""
+"""The learner outside any database: python -m pytest in this folder."""
 
 import importlib.util
 import pathlib
@@ -52,10 +52,6 @@ def trained(learner_type, houses, epochs=10):
 def test_the_file_holds_the_houses_that_are_made_here(houses):
     x, heat = table()
     assert np.array_equal(houses, np.column_stack([x, heat]))
-
-
-def test_the_learner_is_that_of_the_logistic_example():
-    assert (HERE / "learner.py").read_bytes() == (HERE.parent / "logistic" / "learner.py").read_bytes()
 
 
 def test_it_finds_what_least_squares_finds(learner_type, houses):

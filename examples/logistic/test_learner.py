@@ -1,4 +1,4 @@
-"""The learner outside any database: python -m pytest examples/logistic. examples/linear tests it on a regression."""
+"""The learner outside any database: python -m pytest in this folder."""
 
 import gzip
 import importlib.util

@@ -1,4 +1,4 @@
-"""The learner outside any database: python -m pytest examples/sklearn."""
+"""The learner outside any database: python -m pytest in this folder."""
 
 import importlib.util
 import pathlib
