@@ -20,7 +20,7 @@ install: ## install what is missing (Debian packages, Go, Python packages, Liqui
 build: install ## build insitu and the six steps into bin/
 	@scripts/build.sh
 
-run: build ## run the pipeline here: EXAMPLE=digits|cifar10|logistic|linear|sklearn|boosting DATASET=<url or path> ARGS='-p epochs=3'
+run: build ## run the pipeline here: EXAMPLE=digits|cifar10|shapes|logistic|linear|sklearn|boosting DATASET=<url or path> ARGS='-p epochs=3'
 	@. scripts/env.sh && bin/insitu run --app examples/$(EXAMPLE) $(if $(DATASET),--dataset '$(DATASET)') $(ARGS)
 
 stop: ## stop the local services; their data stays

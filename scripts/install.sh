@@ -104,6 +104,21 @@ venv() {
   echo "$want" >"$dir/.requirements"
 }
 
+# npm_packages NAME FOLDER: the npm packages that package-lock.json in the folder pins, without their install scripts.
+npm_packages() {
+  local dir=$INSITU_TOOLS/$1 want
+  want=$(cat "$2/package.json" "$2/package-lock.json" | sha256sum | cut -d' ' -f1)
+  [ "$(cat "$dir/.packages" 2>/dev/null)" = "$want" ] && return 0
+  command -v npm >/dev/null || packages nodejs npm
+  say "npm packages for $1 ($2)"
+  rm -rf "$dir"
+  mkdir -p "$dir"
+  cp "$2/package.json" "$2/package-lock.json" "$dir"
+  quietly "$1" npm --prefix "$dir" ci --ignore-scripts --no-audit --no-fund
+  chmod -R a+rX "$dir"
+  echo "$want" >"$dir/.packages"
+}
+
 install_liquibase() {
   local dir=$INSITU_TOOLS/liquibase want
   want=$(sha256sum scripts/liquibase.pom.xml | cut -d' ' -f1)
@@ -166,6 +181,7 @@ test)
   venv openapi-venv requirements/openapi.txt
   packages chromium fonts-dejavu-core # opens the page of `insitu serve`
   venv callers-venv requirements/callers.txt
+  npm_packages backstage requirements/backstage # reads what insitu init writes for portals
   chart_tools
   carvel ytt
   ;;

@@ -120,10 +120,12 @@ func initApp(c *cli.Context, values newapp.Values) error {
 	printWritten(c.App.Writer, fmt.Sprintf("ML app %s in %s", values["name"], dir), written)
 	fmt.Fprintf(c.App.Writer, "\nNext:\n  insitu run --app %s   # the whole pipeline on this machine\n  cd %s && python3 -m pytest   # the learner alone\n", dir, dir)
 	if values["dataset"] != "" {
-		fmt.Fprintf(c.App.Writer, "  describe the rows of %s under input in %s\n", values["dataset"], filepath.Join(dir, "insitu.yaml"))
+		fmt.Fprintf(c.App.Writer, "  describe %s under input and dataset in %s\n", values["dataset"], filepath.Join(dir, "insitu.yaml"))
 	}
-	if values["repository"] == "" {
-		fmt.Fprintf(c.App.Writer, "  set the URL of your repository in %s before kapp deploys it\n", filepath.Join(dir, "pipeline_app.yaml"))
+	for _, o := range newapp.Options() {
+		if chosen := values[o.Name]; o.Name == "repository" && (chosen == "" || chosen == o.Default) {
+			fmt.Fprintf(c.App.Writer, "  set the URL of your repository in %s before kapp deploys it\n", filepath.Join(dir, "pipeline_app.yaml"))
+		}
 	}
 	return nil
 }
@@ -162,6 +164,15 @@ func printWritten(out io.Writer, what string, w newapp.Written) {
 
 // ask puts a question for each option that has no value yet, again until the answer will do. An empty answer is the default.
 func ask(in io.Reader, out io.Writer, values newapp.Values) error {
+	var problems []error // of the flags, before any question
+	for _, o := range newapp.Options() {
+		if value, given := values[o.Name]; given {
+			problems = append(problems, o.Check(value))
+		}
+	}
+	if err := errors.Join(problems...); err != nil {
+		return fault.AsConfiguration(err)
+	}
 	lines, page := bufio.NewScanner(in), ""
 	for _, o := range newapp.Options() {
 		if _, given := values[o.Name]; given {
@@ -197,8 +208,15 @@ func ask(in io.Reader, out io.Writer, values newapp.Values) error {
 
 func question(out io.Writer, o newapp.Option) {
 	fmt.Fprintf(out, "  %s: %s\n", o.Title, o.Description)
-	for i, c := range o.Choices {
-		fmt.Fprintf(out, "    %d  %-12s %s\n", i+1, c.Value, c.Title)
+	width := 0
+	for _, c := range o.Choices {
+		width = max(width, len(c.Value))
 	}
-	fmt.Fprintf(out, "  [%s] ", o.Default)
+	for i, c := range o.Choices {
+		fmt.Fprintf(out, "    %d  %-*s  %s\n", i+1, width, c.Value, c.Title)
+	}
+	if o.Default != "" {
+		fmt.Fprintf(out, "  [%s]", o.Default)
+	}
+	fmt.Fprint(out, "  > ")
 }

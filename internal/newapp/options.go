@@ -67,7 +67,7 @@ func Options() []Option {
 			Default: "softmax", Choices: learners,
 		},
 		{
-			Name: "dataset", Page: pageApp, Title: "Dataset URL", Description: "Where the data is, if it is not the sample: http, https, s3 or file. Describe its rows in insitu.yaml.",
+			Name: "dataset", Page: pageApp, Title: "Dataset URL", Description: "Where the data is, if it is not the sample: http, https, s3 or file. Describe it in insitu.yaml.",
 			Pattern: `^((https?|s3|file):[A-Za-z0-9._~:/?&=%@+,-]+)?$`, Expected: "a URL that begins with http:, https:, s3: or file:",
 		},
 		{
