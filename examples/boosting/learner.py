@@ -64,7 +64,8 @@ class Learner:
 
         text = re.sub(r"(?m)^tree_sizes=.*\n", "", self.text)  # which are those of the text as it was
         text = re.sub(r"(?m)^threshold=(.*)$", lambda line: "threshold=" + single(line[1]), text)
-        model = convert_lightgbm(lightgbm.Booster(model_str=text), initial_types=[("input", FloatTensorType([None, *self.data["shape"]]))], zipmap=False, target_opset=13)
+        booster = lightgbm.Booster(model_str=text)
+        model = convert_lightgbm(booster, initial_types=[("input", FloatTensorType([None, *self.data["shape"]]))], zipmap=False, target_opset=13)
         *others, output = model.graph.output
         for other in others:  # the label of a classification
             model.graph.output.remove(other)

@@ -28,9 +28,9 @@ func choices() []Values {
 	return out
 }
 
-func templateOf(t *testing.T, make func(Values, []byte) (map[string][]byte, error), v Values) map[string][]byte {
+func templateOf(t *testing.T, of func(Values, []byte) (map[string][]byte, error), v Values) map[string][]byte {
 	t.Helper()
-	files, err := make(v, serve.OpenAPI())
+	files, err := of(v, serve.OpenAPI())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -369,9 +369,9 @@ func TestEveryFormHasTheSameOptions(t *testing.T) {
 
 func TestATemplateHasNoNameAndNoWrongDefaults(t *testing.T) {
 	t.Parallel()
-	for name, make := range map[string]func(Values, []byte) (map[string][]byte, error){"backstage": Backstage, "accelerator": Accelerator} {
+	for name, of := range map[string]func(Values, []byte) (map[string][]byte, error){"backstage": Backstage, "accelerator": Accelerator} {
 		for want, v := range map[string]Values{"no name to choose": {"name": "my-app"}, `approval "maybe"`: {"approval": "maybe"}} {
-			if _, err := make(v, nil); err == nil || !strings.Contains(err.Error(), want) {
+			if _, err := of(v, nil); err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s: %v, expected %q", name, err, want)
 			}
 		}
