@@ -3,6 +3,7 @@ package newapp
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"maps"
 	"os"
 	"os/exec"
@@ -145,7 +146,7 @@ func same(t *testing.T, what string, want, got map[string][]byte) {
 }
 
 // accelerator is accelerator.yaml as far as this package uses it, by the documentation of Application Accelerator ("Create an
-// accelerator.yaml file", "Transform reference"): reading it strictly refuses every other property.
+// accelerator.yaml file", "Transform reference").
 type accelerator struct {
 	Accelerator struct {
 		DisplayName string   `json:"displayName"`
@@ -157,27 +158,27 @@ type accelerator struct {
 			Description     string `json:"description"`
 			DataType        string `json:"dataType"`
 			InputType       string `json:"inputType"`
-			ValidationRegex string `json:"validationRegex"`
+			ValidationRegex string `json:"validationRegex,omitempty"`
 			DefaultValue    string `json:"defaultValue"`
 			Required        bool   `json:"required"`
 			Choices         []struct {
 				Value string `json:"value"`
 				Text  string `json:"text"`
-			} `json:"choices"`
+			} `json:"choices,omitempty"`
 		} `json:"options"`
 	} `json:"accelerator"`
 	Engine struct {
 		Merge []struct {
 			Include   []string `json:"include"`
-			Condition string   `json:"condition"`
+			Condition string   `json:"condition,omitempty"`
 			Chain     []struct {
 				Type          string `json:"type"`
-				Regex         string `json:"regex"`
-				RewriteTo     string `json:"rewriteTo"`
+				Regex         string `json:"regex,omitempty"`
+				RewriteTo     string `json:"rewriteTo,omitempty"`
 				Substitutions []struct {
 					Text string `json:"text"`
 					With string `json:"with"`
-				} `json:"substitutions"`
+				} `json:"substitutions,omitempty"`
 			} `json:"chain"`
 		} `json:"merge"`
 	} `json:"engine"`
@@ -186,8 +187,13 @@ type accelerator struct {
 func TestTheAcceleratorIsWhatTheDocumentationDescribes(t *testing.T) {
 	t.Parallel()
 	var a accelerator
-	if err := yaml.UnmarshalStrict(templateOf(t, Accelerator, nil)["accelerator.yaml"], &a); err != nil {
+	var written, known any
+	text := templateOf(t, Accelerator, nil)["accelerator.yaml"]
+	if err := errors.Join(yaml.Unmarshal(text, &a), yaml.Unmarshal(text, &written), json.Unmarshal(encoded(t, a), &known)); err != nil {
 		t.Fatal(err)
+	}
+	if diff := cmp.Diff(known, written); diff != "" {
+		t.Errorf("properties (-documented +written):\n%s", diff)
 	}
 	if !slices.Contains(a.Accelerator.Tags, "in-database") {
 		t.Errorf("a search for in-database does not find it: its tags are %q", a.Accelerator.Tags)
@@ -213,6 +219,15 @@ func TestTheAcceleratorIsWhatTheDocumentationDescribes(t *testing.T) {
 			}
 		}
 	}
+}
+
+func encoded(t *testing.T, value any) []byte {
+	t.Helper()
+	text, err := json.Marshal(value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
 }
 
 // spelValue is the value of the few Spring expressions that an accelerator of this package has.
