@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch", reason="the learner needs PyTorch")
 
 HERE = pathlib.Path(__file__).parent
-PARAMETERS = {"epochs": 2, "patience": 0, "learning_rate": 0.001, "batch_size": 16, "class_weight": "none", "shard_rate": 0.0}
+PARAMETERS = {"epochs": 2, "patience": 0, "learning_rate": 0.001, "filters": 32, "batch_size": 16, "class_weight": "none", "shard_rate": 0.0}
 DATA = {"task": "classification", "shape": [3, 32, 32], "dtype": "uint8", "range": [0, 255], "classes": [str(i) for i in range(10)]}
 RECORD = 1 + 3 * 32 * 32
 

@@ -8,16 +8,16 @@ from torch import nn
 
 
 class Network(nn.Sequential):
-    """Three 3x3 convolutions (32, 64, 64) without padding, two of them pooled, and two dense layers."""
+    """Three 3x3 convolutions without padding, the later ones with twice the filters, two of them pooled, and two dense layers."""
 
-    def __init__(self, channels, height, width, classes):
+    def __init__(self, channels, height, width, classes, filters):
         height, width = ((height - 2) // 2 - 2) // 2 - 2, ((width - 2) // 2 - 2) // 2 - 2
         super().__init__(
-            nn.Conv2d(channels, 32, 3), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(64, 64, 3), nn.ReLU(),
+            nn.Conv2d(channels, filters, 3), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(filters, 2 * filters, 3), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(2 * filters, 2 * filters, 3), nn.ReLU(),
             nn.Flatten(),
-            nn.Linear(64 * height * width, 64), nn.ReLU(),
+            nn.Linear(2 * filters * height * width, 64), nn.ReLU(),
             nn.Linear(64, classes),
         )  # fmt: skip
 
@@ -41,7 +41,7 @@ class Learner:
         torch.use_deterministic_algorithms(True)
         torch.manual_seed(seed)
         self.parameters, self.data, self.seed = parameters, data, seed
-        self.network = Network(*data["shape"], len(data["classes"]))
+        self.network = Network(*data["shape"], len(data["classes"]), parameters["filters"])
         self.names = [name for name, _ in self.network.named_parameters()]
         self.adam = torch.optim.Adam(self.network.parameters(), lr=parameters["learning_rate"])
         for weight in self.network.parameters():  # as Adam does at its first step, so that the state is complete from the start

@@ -15,7 +15,7 @@ pytest.importorskip("torch", reason="the learner needs PyTorch")
 HERE = pathlib.Path(__file__).parent
 CLASSES = ["circle", "cross", "square", "triangle"]
 SIZE, EACH = 24, 150
-PARAMETERS = {"epochs": 5, "patience": 0, "learning_rate": 0.002, "batch_size": 16, "class_weight": "none", "shard_rate": 0.0}
+PARAMETERS = {"epochs": 5, "patience": 0, "learning_rate": 0.002, "filters": 32, "batch_size": 16, "class_weight": "none", "shard_rate": 0.0}
 DATA = {"task": "classification", "shape": [3, SIZE, SIZE], "dtype": "uint8", "range": [0, 255], "classes": CLASSES}
 
 
