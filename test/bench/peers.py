@@ -52,7 +52,8 @@ class ONNX:
         self.example = picture.example
         self.model = onnxmodel.Predictor(onnxmodel.open_model(pathlib.Path(os.environ["INSITU_PEER_MODEL"]).read_bytes()))
         manifest = json.loads(os.environ["INSITU_PEER_MANIFEST"])
-        self.data, self.classes = {"shape": self.model.shape, "dtype": self.model.dtype, "bytes": self.model.bytes, "range": manifest["input"]["range"]}, manifest["classes"]
+        self.data = {"shape": self.model.shape, "dtype": self.model.dtype, "bytes": self.model.bytes, "range": manifest["input"]["range"]}
+        self.classes = manifest["classes"]
 
     async def label(self, img):
         return self.classes[int(self.model.predict(self.example(img, self.data), 1)[0].argmax())]
