@@ -182,6 +182,7 @@ test)
   packages chromium fonts-dejavu-core # opens the page of `insitu serve`
   venv callers-venv requirements/callers.txt
   npm_packages backstage requirements/backstage # reads what insitu init writes for portals
+  venv pgadmin-venv requirements/pgadmin.txt
   chart_tools
   carvel ytt
   ;;

@@ -22,6 +22,7 @@ export INSITU_TEST_OPENAPI=$INSITU_TOOLS/openapi-venv/bin/openapi-spec-validator
 export INSITU_TEST_CALLERS_PYTHON=$INSITU_TOOLS/callers-venv/bin/python
 export INSITU_TEST_PYTHON=$INSITU_TOOLS/db-venv/bin/python
 export INSITU_TEST_BACKSTAGE=$INSITU_TOOLS/backstage
+export INSITU_TEST_PGADMIN_PYTHON=$INSITU_TOOLS/pgadmin-venv/bin/python
 export INSITU_TEST_BIN=$PWD/bin
 
 echo "test: pytest"
