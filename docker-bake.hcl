@@ -104,7 +104,7 @@ function "labels" {
 }
 
 group "default" {
-  targets = ["steps", "insitu", "databases"]
+  targets = ["steps", "insitu", "databases", "pgadmin"]
 }
 
 group "databases" {
@@ -175,6 +175,18 @@ target "postgres" {
   tags       = image("postgres-${database.name}")
   labels = labels("postgres-${database.name}", "PostgreSQL 15 with PL/Python and the Python packages that ${database.does}.",
   "Apache-2.0 AND PostgreSQL AND BSD-3-Clause AND MIT")
+}
+
+target "pgadmin" {
+  inherits   = ["_common"]
+  dockerfile = "images/pgadmin/Dockerfile"
+  args = {
+    BINARIES    = BINARIES
+    GO_BASE     = GO_BASE
+    DEBIAN_BASE = DEBIAN_BASE
+  }
+  tags   = image("pgadmin")
+  labels = labels("pgadmin", "pgAdmin 4, and the command line tool that brings servers into it.", "Apache-2.0 AND PostgreSQL")
 }
 
 target "dev-mlflow" {

@@ -31,7 +31,7 @@ func TestEveryImageExplainsItself(t *testing.T) {
 	t.Parallel()
 	built(t)
 	version := strings.TrimSpace(read(t, "VERSION"))
-	for _, name := range append(stepNames(), "insitu", "postgres-training", "postgres-inference", "dev-s3", "dev-mlflow") {
+	for _, name := range append(stepNames(), "insitu", "postgres-training", "postgres-inference", "pgadmin", "dev-s3", "dev-mlflow") {
 		out, err := docker(t.Context(), restricted("--rm", "insitu/"+name+":"+version, "--help")...)
 		if err != nil || !strings.Contains(strings.ToLower(out), "usage") {
 			t.Errorf("%s --help: %v\n%s", name, err, out)

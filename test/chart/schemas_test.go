@@ -18,6 +18,7 @@ var kinds = map[string]string{
 	"ConfigMap":               "io.k8s.api.core.v1.ConfigMap",
 	"Deployment":              "io.k8s.api.apps.v1.Deployment",
 	"HorizontalPodAutoscaler": "io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler",
+	"Job":                     "io.k8s.api.batch.v1.Job",
 	"NetworkPolicy":           "io.k8s.api.networking.v1.NetworkPolicy",
 	"PersistentVolumeClaim":   "io.k8s.api.core.v1.PersistentVolumeClaim",
 	"PodDisruptionBudget":     "io.k8s.api.policy.v1.PodDisruptionBudget",
