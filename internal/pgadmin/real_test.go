@@ -157,7 +157,7 @@ func (p *pgAdmin) browse(t *testing.T) {
 
 // node is one of the browser's tree.
 type node struct {
-	ID    string `json:"_id"`
+	ID    any `json:"_id"` // a string or a number
 	Label string
 }
 
@@ -180,12 +180,12 @@ func (p *pgAdmin) servers(t *testing.T) map[string]string {
 	t.Helper()
 	found := map[string]string{}
 	for _, group := range p.children(t, "/browser/nodes/") {
-		for _, s := range p.children(t, "/browser/server/nodes/"+group.ID+"/") {
+		for _, s := range p.children(t, fmt.Sprintf("/browser/server/nodes/%v/", group.ID)) {
 			name := group.Label + ": " + s.Label
 			if found[name] != "" {
 				t.Errorf("%s is there twice", name)
 			}
-			found[name] = group.ID + "/" + s.ID
+			found[name] = fmt.Sprintf("%v/%v", group.ID, s.ID)
 		}
 	}
 	return found
