@@ -19,6 +19,7 @@ import (
 // runJSON is run.json: what a run did, for programs.
 type runJSON struct {
 	Workflow  string             `json:"workflow"`
+	GitSHA    string             `json:"git_sha"` // "" if the ML app's folder is no clean commit
 	ExitCode  int                `json:"exit_code"`
 	Seconds   float64            `json:"seconds"`
 	Steps     []stepSummary      `json:"steps"`
@@ -73,6 +74,9 @@ func (r *pipelineRun) summarise(result *localrun.Result, took time.Duration) *ru
 		if step.Name == "promote-model-to-staging" && step.Status == localrun.Succeeded && step.Outputs["promoted"] == "true" {
 			s.Model.Alias = r.workflow.Value("model-stage")
 		}
+	}
+	if r.has("git-sha") {
+		s.GitSHA = r.workflow.Value("git-sha")
 	}
 	s.Training.Schema, s.Inference.Schema = r.workflow.Value("schema"), r.workflow.Value("inference-schema")
 	if c, err := databaseConfig(r.bindings, r.workflow.Value("training-binding")); err == nil {
