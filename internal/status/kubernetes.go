@@ -259,7 +259,11 @@ func (in *Installed) deployed(part, component string) (Part, bool) {
 		for _, outside := range s.Status.LoadBalancer.Ingress {
 			host = cmp.Or(outside.Hostname, outside.IP, host)
 		}
-		p.URL = fmt.Sprintf("http://%s:%d", host, s.Spec.Ports[0].Port)
+		scheme := "http"
+		if part == Training || part == Inference {
+			scheme = "postgresql"
+		}
+		p.URL = fmt.Sprintf("%s://%s:%d", scheme, host, s.Spec.Ports[0].Port)
 	}
 	return p, true
 }

@@ -203,7 +203,7 @@ func TestServicesOfTheChartAreAskedThroughTheAPIServer(t *testing.T) {
 		{Part: API, Name: "insitu-api", State: Ready, Version: "api:1.2.3", URL: "http://insitu-api.ml.svc:80", Detail: "serves digits version 3"},
 		{Part: PgAdmin, Name: "insitu-pgadmin", State: Ready, Version: "9.18", URL: "http://insitu-pgadmin.ml.svc:80", Detail: "2 of 2 pods ready"},
 		{Part: MLflow, Name: "insitu-dev-mlflow", State: Ready, Version: "3.17.2", URL: "http://insitu-dev-mlflow.ml.svc:5000", Detail: "2 of 2 pods ready"},
-		{Part: Training, Name: "insitu-dev-training", State: Ready, Version: "dev-training:1.2.3", URL: "http://insitu-dev-training.ml.svc:5432", Detail: "2 of 2 pods ready"},
+		{Part: Training, Name: "insitu-dev-training", State: Ready, Version: "dev-training:1.2.3", URL: "postgresql://insitu-dev-training.ml.svc:5432", Detail: "2 of 2 pods ready"},
 		{Part: Inference, Name: "insitu-dev-inference", State: NotReady, Version: "dev-inference:1.2.3", Detail: "1 of 2 pods ready"},
 	}
 	if diff := cmp.Diff(want, []Part{in.API(t.Context()), in.PgAdmin(t.Context()), mlflow, training, inference}); diff != "" {

@@ -57,8 +57,11 @@ func (s Site) get(ctx context.Context, path string) (int, []byte, error) {
 func unanswered(p Part, err error) Part {
 	var dns *net.DNSError
 	switch {
-	case errors.Is(err, syscall.ECONNREFUSED) && (p.Part == API || p.Part == PgAdmin):
-		p.State, p.Detail = Absent, "nothing listens there"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		p.State, p.Detail = NotReady, "connection refused"
+		if p.Part == API || p.Part == PgAdmin {
+			p.State, p.Detail = Absent, "nothing listens there"
+		}
 	case errors.As(err, &dns):
 		p.State, p.Detail = Unknown, "not reachable from here: no host of that name"
 	case errors.Is(err, context.DeadlineExceeded):
