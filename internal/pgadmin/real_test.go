@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/cookiejar"
@@ -15,6 +17,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -27,11 +30,11 @@ const email, password = "dba@example.com", "a password of pgAdmin's"
 
 // pgAdmin is a real pgAdmin 4 with data of its own.
 type pgAdmin struct {
-	python, web string
-	env         []string
-	url         string
-	client      http.Client
-	csrf        string
+	python, web, data string
+	env               []string
+	url               string
+	client            http.Client
+	csrf              string
 }
 
 // start sets up a pgAdmin with these settings, in addition to its folder, and runs it.
@@ -86,7 +89,8 @@ func prepare(t *testing.T, settings string) *pgAdmin {
 		t.Skip("needs pgAdmin: INSITU_TEST_PGADMIN_PYTHON is not set (make test installs it)")
 	}
 	dir := t.TempDir()
-	config := fmt.Sprintf("DATA_DIR = %q\nUPGRADE_CHECK_ENABLED = False\n%s", filepath.Join(dir, "data"), settings)
+	p.data = filepath.Join(dir, "data")
+	config := fmt.Sprintf("DATA_DIR = %q\nUPGRADE_CHECK_ENABLED = False\n%s", p.data, settings)
 	if err := os.WriteFile(filepath.Join(dir, "config_local.py"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -290,6 +294,38 @@ func TestPgAdminsOwnCommandLoadsTheImportFileInDesktopMode(t *testing.T) {
 		t.Fatal(err)
 	}
 	open()
+}
+
+func TestWhatRootImportsBelongsToPgAdmin(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	p := prepare(t, "")
+	p.setup(t, "setup-db")
+	if err := os.Chmod(filepath.Dir(filepath.Dir(p.data)), 0o711); err != nil { // else only root gets to the data
+		t.Fatal(err)
+	}
+	const nobody = 65534
+	own := func(path string, _ fs.DirEntry, err error) error {
+		return errors.Join(err, os.Lchown(path, nobody, nobody))
+	}
+	if err := filepath.WalkDir(p.data, own); err != nil {
+		t.Fatal(err)
+	}
+	d := Databases{Namespace: "team-a", Training: postgres.Config{Host: "h", Port: 1, Database: "d", Username: "u", Password: "p"}, Inference: postgres.Config{Host: "h", Port: 1, Database: "d", Username: "u"}}
+	if err := Import(t.Context(), Target{Python: p.python, Env: p.env, Output: io.Discard}, d); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"storage/dba_example.com/insitu-team-a/pgpass", "storage/dba_example.com/insitu-team-a", "pgadmin4.db"} {
+		info, err := os.Stat(filepath.Join(p.data, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if owner := info.Sys().(*syscall.Stat_t).Uid; owner != nobody || info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s: owner %d, mode %s", name, owner, info.Mode())
+		}
+	}
 }
 
 func TestWhyAnImportFailedIsSaid(t *testing.T) {
