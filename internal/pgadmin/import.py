@@ -17,6 +17,7 @@ import json
 import os
 import sys
 import tempfile
+from urllib.parse import quote
 
 PERMANENT, CONFIGURATION, TEMPORARY = 1, 2, 75
 
@@ -59,6 +60,29 @@ def become_owner(path):
         os.setgroups([])
         os.setgid(owner.st_gid)
         os.setuid(owner.st_uid)
+
+
+def check_set_up(config, web):
+    """Leave pgAdmin alone while it makes or upgrades its tables: its own start-up code would put the database aside."""
+    from alembic.script import ScriptDirectory
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.exc import DBAPIError
+
+    url = config.CONFIG_DATABASE_URI or f"sqlite:///file:{quote(config.SQLITE_PATH)}?mode=ro&uri=true"
+    engine = create_engine(url)
+    try:
+        with engine.connect() as connection:
+            revision = connection.execute(text("select version_num from alembic_version")).scalar()
+            version = connection.execute(text("select value from version where name = 'ConfigDB'")).scalar()
+    except DBAPIError as err:
+        fail(TEMPORARY, f"pgAdmin's configuration database is not ready yet: {err.orig}")
+    finally:
+        engine.dispose()
+    from pgadmin.model import SCHEMA_VERSION
+
+    head = ScriptDirectory(os.path.join(web, "migrations")).get_current_head()
+    if revision != head or version != SCHEMA_VERSION:
+        fail(TEMPORARY, f"pgAdmin's configuration database is of version {version}, {revision}; this pgAdmin has {SCHEMA_VERSION}, {head}: start it first")
 
 
 def find_user(config, name):
@@ -170,6 +194,7 @@ def main():
             mode = "server" if config.SERVER_MODE else "desktop"
             fail(TEMPORARY, f"there is no pgAdmin in {mode} mode with its data at {config.SQLITE_PATH}: it makes that file at its first start")
         become_owner(config.SQLITE_PATH)
+    check_set_up(config, web)
     from sqlalchemy.exc import OperationalError
 
     from pgadmin import create_app

@@ -334,6 +334,19 @@ func TestWhyAnImportFailedIsSaid(t *testing.T) {
 	never := prepare(t, "")
 	set := prepare(t, "")
 	set.setup(t, "setup-db")
+	// What a first start leaves for a moment: pgAdmin's own start-up code would take it for broken, and put it aside.
+	half := prepare(t, "")
+	if err := os.Mkdir(half.data, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(half.data, "pgadmin4.db"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if entries, err := os.ReadDir(half.data); err != nil || len(entries) != 1 {
+			t.Errorf("the data of the first start: %v, %v", entries, err)
+		}
+	})
 	for name, test := range map[string]struct {
 		target Target
 		class  fault.Class
@@ -342,6 +355,7 @@ func TestWhyAnImportFailedIsSaid(t *testing.T) {
 		"a program that is not there":   {Target{Python: "/nonexistent/python"}, fault.Configuration, "no such file"},
 		"a Python without pgAdmin":      {Target{Python: "/usr/bin/python3"}, fault.Configuration, "has no pgAdmin 4: expected the Python that pgAdmin runs with"},
 		"a pgAdmin that never ran":      {Target{Python: never.python, Env: never.env}, fault.Temporary, "there is no pgAdmin in server mode with its data at"},
+		"a first start that goes on":    {Target{Python: half.python, Env: half.env}, fault.Temporary, "is not ready yet: no such table"},
 		"a user that pgAdmin lacks":     {Target{Python: set.python, Env: set.env, User: "nobody"}, fault.Configuration, `has no user "nobody"; it knows: ` + email},
 		"a pgAdmin in the other mode":   {Target{Python: set.python, Env: append(set.env, "PGADMIN_SERVER_MODE=OFF")}, fault.Configuration, `has no user "pgadmin4@pgadmin.org"`},
 		"an import that is interrupted": {Target{Python: "/bin/false"}, fault.Permanent, "exit status 1"},

@@ -39,6 +39,7 @@ func TestInARestrictedNamespaceEverythingIsAcceptedAndASecondUpgradeChangesNothi
 
 	args := []string{
 		"--namespace", namespace, "--set", "dev.enabled=true", "--set", "api.enabled=true",
+		"--set", "pgadmin.enabled=true", "--set", "pgadmin.credentialsSecret=pgadmin-login",
 		"--set", "api.podDisruptionBudget.enabled=true", "--set", "api.autoscaling.enabled=true", "--set", "api.autoscaling.minReplicas=1", // else the autoscaler adds a pod
 		"--set", "retraining[0].name=nightly", "--set", "retraining[0].schedules[0]=0 3 * * *",
 	}
@@ -76,8 +77,8 @@ func TestInARestrictedNamespaceEverythingIsAcceptedAndASecondUpgradeChangesNothi
 		return found
 	}
 	// A pod that violates the namespace's policy is not made at all; the Deployment then has the condition ReplicaFailure.
-	waitFor(t, "a pod for each of the five Deployments", func() bool {
-		return len(strings.Fields(run("kubectl", "-n", namespace, "get", "pods", "-o", "name"))) == 5
+	waitFor(t, "a pod for each of the six Deployments and for the Job", func() bool {
+		return len(strings.Fields(run("kubectl", "-n", namespace, "get", "pods", "-o", "name"))) == 7
 	})
 	before := versions()
 	for range 2 {
