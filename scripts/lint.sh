@@ -20,7 +20,7 @@ gofmt_clean() {
   [ -z "$files" ] || { printf 'not formatted, run gofmt -s -w:\n%s\n' "$files" >&2; return 1; }
 }
 
-python=(database examples test)
+python=(database examples test internal/pgadmin images/pgadmin)
 check gofmt gofmt_clean
 check "ruff check" "$INSITU_TOOLS/db-venv/bin/ruff" check --quiet "${python[@]}"
 check "ruff format" "$INSITU_TOOLS/db-venv/bin/ruff" format --check --quiet "${python[@]}"

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -168,19 +169,19 @@ func localStatus(c *cli.Context) (status.Report, error) {
 	if b.root != "" {
 		services = b.checks(c.Context)
 	}
-	site := func(flag string) status.Site {
-		return status.Site{Client: http.DefaultClient, URL: strings.TrimRight(c.String(flag), "/")}
+	ask := func(flag string, check func(context.Context, status.Site, status.Part) status.Part) func() []status.Part {
+		return func() []status.Part {
+			s, p := status.Site{Client: http.DefaultClient, URL: strings.TrimRight(c.String(flag), "/")}, status.Part{}
+			if u, err := url.Parse(s.URL); err == nil {
+				p.URL = u.Redacted()
+			}
+			return []status.Part{check(c.Context, s, p)}
+		}
 	}
 	r.Parts = status.Together(append([]func() []status.Part{
 		func() []status.Part { return []status.Part{lastRun(c.String("runs"))} },
-		func() []status.Part {
-			s := site("api-url")
-			return []status.Part{status.CheckAPI(c.Context, s, status.Part{URL: s.URL})}
-		},
-		func() []status.Part {
-			s := site("pgadmin-url")
-			return []status.Part{status.CheckPgAdmin(c.Context, s, status.Part{URL: s.URL})}
-		},
+		ask("api-url", status.CheckAPI),
+		ask("pgadmin-url", status.CheckPgAdmin),
 	}, services...)...)
 	return r, nil
 }

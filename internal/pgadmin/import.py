@@ -141,7 +141,7 @@ def merge(user, wanted):
         found = Server.query.filter_by(user_id=user.id, servergroup_id=group.id, name=server["Name"]).all() if group else []
         if not found:
             missing.append(key)
-            print(f'added      {server["Name"]} in {server["Group"]}')
+            print(f"added      {server['Name']} in {server['Group']}")
         for have in found:
             changed = []
             for name, column in COLUMNS.items():
@@ -156,7 +156,7 @@ def merge(user, wanted):
                 have.password, have.save_password = None, 0
                 changed.append("saved password")
             what = "changed    " if changed else "unchanged  "
-            print(f'{what}{server["Name"]} in {server["Group"]}{": " * bool(changed)}{", ".join(changed)}')
+            print(f"{what}{server['Name']} in {server['Group']}{': ' * bool(changed)}{', '.join(changed)}")
     db.session.commit()
     return missing
 
@@ -195,10 +195,8 @@ def main():
             fail(TEMPORARY, f"there is no pgAdmin in {mode} mode with its data at {config.SQLITE_PATH}: it makes that file at its first start")
         become_owner(config.SQLITE_PATH)
     check_set_up(config, web)
-    from sqlalchemy.exc import OperationalError
-
     from pgadmin import create_app
-    from pgadmin.utils import load_database_servers  # noqa: F401  # before the app's context, as setup.py does
+    from sqlalchemy.exc import OperationalError
 
     try:
         with create_app(config.APP_NAME + "-cli").test_request_context():
