@@ -407,7 +407,7 @@ func TestRunJSONHasTheDocumentedKeys(t *testing.T) {
 	}
 	collect("", got)
 	slices.Sort(keys)
-	want := strings.Fields(`exit_code inference inference.dsn_without_password inference.schema metrics mlflow_url model model.alias model.name
+	want := strings.Fields(`exit_code git_sha inference inference.dsn_without_password inference.schema metrics mlflow_url model model.alias model.name
 		model.run_id model.version report s3_endpoint seconds steps steps.name steps.outputs steps.seconds steps.status training
 		training.dsn_without_password training.schema workflow`)
 	if diff := cmp.Diff(want, keys); diff != "" {
