@@ -201,14 +201,14 @@ func (p *pgAdmin) open(t *testing.T, path string) (int, string) {
 	return p.request(t, http.MethodPost, "/browser/server/connect/"+path, "application/json", "{}")
 }
 
-func real(t *testing.T) Databases {
+func realDatabases(t *testing.T) Databases {
 	t.Helper()
 	return Databases{Namespace: "team-a", Training: testenv.Training(t), Inference: testenv.Inference(t)}
 }
 
 func TestARunningPgAdminGetsTheServersBesideItsOwnAndAsksForNoPassword(t *testing.T) {
 	t.Parallel()
-	d := real(t)
+	d := realDatabases(t)
 	p := start(t, "")
 	p.login(t)
 	own := filepath.Join(t.TempDir(), "own.json")
@@ -264,7 +264,7 @@ func TestARunningPgAdminGetsTheServersBesideItsOwnAndAsksForNoPassword(t *testin
 
 func TestPgAdminsOwnCommandLoadsTheImportFileInDesktopMode(t *testing.T) {
 	t.Parallel()
-	d := real(t)
+	d := realDatabases(t)
 	// Without a keyring pgAdmin would ask for a master password of its own.
 	p := start(t, "SERVER_MODE = False\nMASTER_PASSWORD_REQUIRED = False\n")
 	p.browse(t)
