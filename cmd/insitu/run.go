@@ -289,10 +289,11 @@ func (r *pipelineRun) uploadApp(ctx context.Context, store fileStore) error {
 	return r.workflow.Set("app", url)
 }
 
-// environment is what the steps see of the user's: where programs are and how the network is reached.
+// environment is what the steps see of the user's: where programs are and how the network and data catalogs are reached.
 func (r *pipelineRun) environment() []string {
 	pass := []string{"PATH", "LANG", "LC_ALL", "TZ", "JAVA_HOME", "INSITU_LIQUIBASE", "INSITU_TOOLS", "SSL_CERT_FILE", "SSL_CERT_DIR",
-		"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"}
+		"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
+		"OPENLINEAGE_URL", "OPENLINEAGE_ENDPOINT", "OPENLINEAGE_API_KEY", "OPENLINEAGE_NAMESPACE", "DATAHUB_GMS_URL", "DATAHUB_GMS_TOKEN"}
 	var out []string
 	for _, name := range pass {
 		if value, ok := os.LookupEnv(name); ok {

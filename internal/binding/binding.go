@@ -58,6 +58,9 @@ func Find(root, selector string) (*Binding, error) {
 
 func sameType(a, b string) bool { return strings.EqualFold(canonical(a), canonical(b)) }
 
+// Kind is the type in lower case, by one name where there are two: postgres.
+func (b *Binding) Kind() string { return strings.ToLower(canonical(b.Type)) }
+
 func canonical(t string) string {
 	if strings.EqualFold(t, "postgresql") {
 		return "postgres"

@@ -103,6 +103,11 @@ func (c *checker) container(at place) {
 			c.add(unsupportedError(at.String(), "container: "+text))
 		}
 	}
+	for _, from := range t.Container.EnvFrom {
+		if s := from.SecretRef; s == nil || s.Optional == nil || !*s.Optional {
+			c.add(unsupportedError(at.String(), "container.envFrom, but for a Secret that need not be there"))
+		}
+	}
 	for _, e := range t.Container.Env {
 		if strings.Contains(e.Value, "$(") {
 			c.add(unsupportedError(at.String(), "container.env["+e.Name+"]: "+e.Value))

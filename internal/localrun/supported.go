@@ -42,11 +42,14 @@ func support() map[reflect.Type]map[string]bool {
 		reflect.TypeFor[wfv1.RetryStrategy]():    fields("Limit RetryPolicy Backoff Expression", "Affinity"),
 		reflect.TypeFor[wfv1.Backoff]():          fields("Duration Factor MaxDuration Cap", ""),
 		reflect.TypeFor[corev1.Container](): fields("Name Command Args Env VolumeMounts",
-			"Image ImagePullPolicy Resources SecurityContext TerminationMessagePath TerminationMessagePolicy"),
-		reflect.TypeFor[corev1.EnvVar]():       fields("Name Value", ""),
-		reflect.TypeFor[corev1.VolumeMount]():  fields("Name MountPath ReadOnly", ""),
-		reflect.TypeFor[corev1.Volume]():       fields("Name VolumeSource", ""),
-		reflect.TypeFor[corev1.VolumeSource](): fields("EmptyDir Secret", ""),
+			"Image ImagePullPolicy Resources SecurityContext TerminationMessagePath TerminationMessagePolicy EnvFrom"),
+		// Variables of a cluster's Secret, which need not be there; Options.Env has those of this machine.
+		reflect.TypeFor[corev1.EnvFromSource]():   fields("SecretRef", ""),
+		reflect.TypeFor[corev1.SecretEnvSource](): fields("LocalObjectReference Optional", ""),
+		reflect.TypeFor[corev1.EnvVar]():          fields("Name Value", ""),
+		reflect.TypeFor[corev1.VolumeMount]():     fields("Name MountPath ReadOnly", ""),
+		reflect.TypeFor[corev1.Volume]():          fields("Name VolumeSource", ""),
+		reflect.TypeFor[corev1.VolumeSource]():    fields("EmptyDir Secret", ""),
 	}
 }
 

@@ -6,8 +6,11 @@ package services
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
+	"strconv"
 
+	"github.com/insitu-ml/insitu/internal/lineage"
 	"github.com/insitu-ml/insitu/internal/postgres"
 	"github.com/insitu-ml/insitu/internal/registry"
 	"github.com/insitu-ml/insitu/internal/step"
@@ -106,6 +109,25 @@ func database(in *step.Input, name string) postgres.Config {
 		SSLMode:     in.String(name + "-sslmode"),
 		SSLRootCert: in.String(name + "-sslrootcert"),
 	}
+}
+
+// TrainingDatabase names the training database for data catalogs; the dialect is what the server says it is.
+func TrainingDatabase(in *step.Input, d postgres.Dialect) lineage.Database {
+	return described(in, "training", Training(in), d)
+}
+
+// InferenceDatabase names the inference database for data catalogs.
+func InferenceDatabase(in *step.Input, d postgres.Dialect) lineage.Database {
+	return described(in, "inference", Inference(in), d)
+}
+
+func described(in *step.Input, name string, c postgres.Config, d postgres.Dialect) lineage.Database {
+	db := lineage.Database{Platform: lineage.Postgres, Address: net.JoinHostPort(c.Host, strconv.Itoa(c.Port)), Name: c.Database, Role: name}
+	if d.Distributed {
+		db.Platform = lineage.Greenplum
+	}
+	db.BindingType, db.BindingProvider = in.Binding(name)
+	return db
 }
 
 // S3 returns the settings of the object store.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/insitu-ml/insitu/internal/argo"
 	"github.com/insitu-ml/insitu/internal/fault"
+	"github.com/insitu-ml/insitu/internal/lineage"
 )
 
 // Exit codes. Argo's own are 64 and 137; a Go runtime crash outside the step's goroutine exits with 2.
@@ -72,12 +73,15 @@ func Execute(spec Spec, env Env) int {
 	var signalled atomic.Int64
 	defer watch(env, cancel, &signalled, log)()
 
-	help, err := spec.execute(ctx, env, log, level, red)
+	told := &catalogs{red: red, run: lineage.Run{Step: spec.Name, Summary: spec.Summary, Version: version(), Started: started}}
+	defer told.close()
+	help, err := spec.execute(ctx, env, log, level, red, told)
 	if help {
 		return exitDone
 	}
 	if err == nil {
 		log.Info("step done", seconds(started))
+		told.done()
 		return exitDone
 	}
 	code := exitCode(err)
@@ -96,6 +100,7 @@ func Execute(spec Spec, env Env) int {
 	if err := argo.WriteTerminationMessage(path, text, explicit); err != nil {
 		log.Warn("termination message not written", zap.Error(err))
 	}
+	told.failed(text)
 	return code
 }
 
@@ -131,7 +136,7 @@ func watch(env Env, cancel context.CancelFunc, signalled *atomic.Int64, log *zap
 	return func() { close(done) }
 }
 
-func (s Spec) execute(ctx context.Context, env Env, log *zap.Logger, level zap.AtomicLevel, red *redactor) (help bool, err error) {
+func (s Spec) execute(ctx context.Context, env Env, log *zap.Logger, level zap.AtomicLevel, red *redactor, told *catalogs) (help bool, err error) {
 	if err := s.Check(); err != nil {
 		return false, err
 	}
@@ -143,7 +148,8 @@ func (s Spec) execute(ctx context.Context, env Env, log *zap.Logger, level zap.A
 		return true, nil
 	}
 	settings, problems := s.resolve(given, env.LookupEnv)
-	red.learn(secrets(settings))
+	catalogConfig, catalogSecrets := catalogConfig(env)
+	red.learn(append(secrets(settings), catalogSecrets...))
 	progressFile, _ := lookup(env, progressFileEnv, "")
 	in := &Input{Log: log, state: &state{
 		spec: s, settings: settings, problems: problems,
@@ -171,6 +177,7 @@ func (s Spec) execute(ctx context.Context, env Env, log *zap.Logger, level zap.A
 			log.Debug("setting", zap.String("flag", f.Name), zap.String("value", set.text), zap.String("source", set.source))
 		}
 	}
+	told.open(catalogConfig, env, in)
 	err = s.run(ctx, in)
 	if flushErr := in.progress.Flush(); flushErr != nil {
 		log.Warn("progress not reported", zap.Error(flushErr))

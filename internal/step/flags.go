@@ -21,6 +21,8 @@ const (
 	defaultTermLog  = "/dev/termination-log"
 	termLogEnv      = envPrefix + "TERMINATION_LOG"
 	progressFileEnv = "ARGO_PROGRESS_FILE"
+	workflowEnv     = envPrefix + "WORKFLOW"
+	workflowUIDEnv  = envPrefix + "WORKFLOW_UID"
 )
 
 // Env is the flag's environment variable; with _FILE appended, the one that names a file to read the value from.
@@ -33,6 +35,7 @@ func (s Spec) AllFlags() []Flag {
 	return append(slices.Clone(s.Flags),
 		Flag{Name: "output-dir", Usage: "directory the outputs are written to, one file each, on success only", Category: everyStep, Default: defaultOutputs},
 		Flag{Name: "log-level", Usage: "least level that is logged", Category: everyStep, Default: "info", Enum: []string{"debug", "info", "warn", "error"}},
+		Flag{Name: "pipeline", Usage: "name in data catalogs of the pipeline this step is part of", Category: everyStep, Default: "insitu"},
 		Flag{Name: "timeout", Usage: "give up after this time with exit code 75, for example 30m; no limit when unset", Category: everyStep, Kind: Duration},
 	)
 }

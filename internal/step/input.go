@@ -11,6 +11,7 @@ import (
 
 	"github.com/insitu-ml/insitu/internal/argo"
 	"github.com/insitu-ml/insitu/internal/fault"
+	"github.com/insitu-ml/insitu/internal/lineage"
 )
 
 // state is what the shell keeps of a running step.
@@ -23,7 +24,9 @@ type state struct {
 	problems  []error
 	validated bool
 	outputs   map[string][]byte // by file name
-	misuse    []error           // of the step's author: undeclared outputs
+	reads     []lineage.Asset
+	writes    []lineage.Asset
+	misuse    []error // of the step's author: undeclared outputs
 }
 
 // String returns the flag's value, "" when unset.
@@ -122,6 +125,30 @@ func (in *Input) output(name string, content []byte, artifact bool) {
 		return
 	}
 	in.outputs[in.spec.Outputs[i].fileName()] = content
+}
+
+// Reads says what the step reads; the shell tells the data catalogs, if there are any. A step that fails has read it, too.
+func (in *Input) Reads(assets ...lineage.Asset) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.reads = append(in.reads, assets...)
+}
+
+// Writes says what the step writes, or finds written already.
+func (in *Input) Writes(assets ...lineage.Asset) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.writes = append(in.writes, assets...)
+}
+
+// Binding is the type and the provider of the service binding of that name, as far as the step's settings came from it.
+func (in *Input) Binding(name string) (kind, provider string) {
+	for _, s := range in.settings {
+		if s.bound != nil && s.flag.Binding.Binding == name {
+			return s.bound.Kind(), strings.ToLower(s.bound.Provider)
+		}
+	}
+	return "", ""
 }
 
 // checkOutputs says which outputs a step that ended well did not declare or did not set.

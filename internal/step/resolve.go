@@ -11,9 +11,10 @@ import (
 // setting is one flag's resolved value.
 type setting struct {
 	flag   Flag
-	text   string // "" when unset
-	source string // what it came from, for messages: --x, INSITU_X, the path of a file; "" for the default
-	value  any    // of the flag's kind; nil when unset or wrong
+	text   string           // "" when unset
+	source string           // what it came from, for messages: --x, INSITU_X, the path of a file; "" for the default
+	value  any              // of the flag's kind; nil when unset or wrong
+	bound  *binding.Binding // the service binding it came from, if it did
 }
 
 // resolver finds values: flag, environment variable, file named by the variable with _FILE, binding, default.
@@ -129,7 +130,7 @@ func (r *resolver) fromBinding(s *setting) bool {
 		return false
 	}
 	if ok {
-		s.text, s.source = text, fmt.Sprintf("the service binding in %s", b.Dir)
+		s.text, s.source, s.bound = text, fmt.Sprintf("the service binding in %s", b.Dir), b.Binding
 	}
 	return true
 }

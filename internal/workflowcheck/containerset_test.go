@@ -101,7 +101,10 @@ func TestTheExpressPipelinePassesWhatTheDAGPasses(t *testing.T) {
 			}
 			delete(given, "SERVICE_BINDING_ROOT")
 			delete(given, "INSITU_OUTPUT_DIR")
-			want := map[string]string{}
+			want := map[string]string{"INSITU_WORKFLOW": "{{workflow.name}}", "INSITU_WORKFLOW_UID": "{{workflow.uid}}"}
+			if diff := cmp.Diff(catalogs(), c.EnvFrom); diff != "" {
+				t.Errorf("%s: variables of data catalogs (-want +container set):\n%s", spec.Name, diff)
+			}
 			in := task(t, dag, spec.Name)
 			for _, p := range in.Arguments.Parameters {
 				if p.Name == "sweep" {

@@ -69,8 +69,15 @@ func checkSettings(t *testing.T, spec step.Spec, tmpl *wfv1.Template) {
 	if given["SERVICE_BINDING_ROOT"] != "/bindings" || given["INSITU_OUTPUT_DIR"] != "/tmp/outputs" {
 		t.Errorf("environment %v: expected SERVICE_BINDING_ROOT=/bindings and INSITU_OUTPUT_DIR=/tmp/outputs", given)
 	}
-	delete(given, "SERVICE_BINDING_ROOT")
-	delete(given, "INSITU_OUTPUT_DIR")
+	if given["INSITU_WORKFLOW"] != "{{workflow.name}}" || given["INSITU_WORKFLOW_UID"] != "{{workflow.uid}}" {
+		t.Errorf("environment %v: expected INSITU_WORKFLOW and INSITU_WORKFLOW_UID, the run in data catalogs", given)
+	}
+	for _, name := range []string{"SERVICE_BINDING_ROOT", "INSITU_OUTPUT_DIR", "INSITU_WORKFLOW", "INSITU_WORKFLOW_UID"} {
+		delete(given, name)
+	}
+	if diff := cmp.Diff(catalogs(), tmpl.Container.EnvFrom); diff != "" {
+		t.Errorf("variables of data catalogs (-want +template):\n%s", diff)
+	}
 	for _, flag := range spec.AllFlags() {
 		value, ok := given[flag.Env()]
 		delete(given, flag.Env())
@@ -101,6 +108,12 @@ func checkSettings(t *testing.T, spec step.Spec, tmpl *wfv1.Template) {
 			t.Errorf("input %q is no flag of %s", input.Name, spec.Name)
 		}
 	}
+}
+
+// catalogs is where every step gets the addresses of data catalogs from: a Secret that need not be there.
+func catalogs() []corev1.EnvFromSource {
+	optional := true
+	return []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "insitu-catalog"}, Optional: &optional}}}
 }
 
 func checkInput(t *testing.T, flag step.Flag, input *wfv1.Parameter) {

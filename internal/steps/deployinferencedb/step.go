@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"strconv"
 
+	"github.com/insitu-ml/insitu/internal/assets"
 	"github.com/insitu-ml/insitu/internal/changelog"
 	"github.com/insitu-ml/insitu/internal/changelog/liquibaseflags"
 	"github.com/insitu-ml/insitu/internal/inference"
+	"github.com/insitu-ml/insitu/internal/lineage"
 	"github.com/insitu-ml/insitu/internal/postgres"
 	"github.com/insitu-ml/insitu/internal/registry"
 	"github.com/insitu-ml/insitu/internal/services"
@@ -80,10 +82,12 @@ func run(ctx context.Context, in *step.Input) error {
 		return err
 	}
 	defer d.session.Close()
+	in.Reads(lineage.Model{Registry: d.models.Address(), Name: d.version.Name, Version: d.version.Version})
 	done, err := d.run(ctx)
 	if err != nil {
 		return err
 	}
+	in.Writes(assets.Served(services.InferenceDatabase(in, d.session.Conn.Dialect), d.target.Name)...)
 	in.Output("active-version", strconv.Itoa(d.version.Version))
 	in.Output("previous-version", number(done.previous))
 	in.Output("changesets-added", strconv.Itoa(len(done.added)))

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/insitu-ml/insitu/database"
+	"github.com/insitu-ml/insitu/internal/assets"
 	"github.com/insitu-ml/insitu/internal/changelog"
 	"github.com/insitu-ml/insitu/internal/changelog/liquibaseflags"
 	"github.com/insitu-ml/insitu/internal/mlapp"
@@ -100,6 +101,7 @@ func run(ctx context.Context, in *step.Input) error {
 	if err := session.CheckServer(ctx, base, modules()); err != nil {
 		return err
 	}
+	in.Reads(assets.App(app.location))
 	current, added, text, err := deploy(ctx, session, target.Name, base, code)
 	if err != nil {
 		return err
@@ -116,6 +118,7 @@ func run(ctx context.Context, in *step.Input) error {
 	}
 	in.Log.Info("code is deployed", zap.String("app", current.app), zap.Int("release", current.ordinal), zap.String("code_digest", current.digest), zap.String("tag", tag))
 
+	in.Writes(assets.TrainingCode(services.TrainingDatabase(in, session.Conn.Dialect), target.Name)...)
 	in.Output("code-digest", current.digest)
 	in.Output("release", strconv.Itoa(current.ordinal))
 	in.Output("changesets-added", strconv.Itoa(len(added)))

@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/insitu-ml/insitu/internal/assets"
 	"github.com/insitu-ml/insitu/internal/changelog"
 	"github.com/insitu-ml/insitu/internal/evaluation"
 	"github.com/insitu-ml/insitu/internal/inference"
@@ -101,6 +102,7 @@ func run(ctx context.Context, in *step.Input) error {
 	if err != nil {
 		return fmt.Errorf("evaluate model %q version %d: %w", e.Model, e.Version, err)
 	}
+	in.Reads(assets.Evaluated(models.Address(), result.Model, result.Version, assets.PacksRef(services.TrainingDatabase(in, conn.Dialect), o.Schema, result.packs))...)
 	in.Output("model-name", result.Model)
 	in.Output("model-version", strconv.Itoa(result.Version))
 	in.Output("passed", strconv.FormatBool(result.Decision.Passed))
@@ -167,6 +169,7 @@ type result struct {
 	Champion   *evaluation.Champion  `json:"champion,omitempty"`
 	Contenders []contender           `json:"candidates,omitempty"`
 	page       []byte
+	packs      string // table the test rows are in
 }
 
 func (e *evaluator) evaluate(ctx context.Context) (*result, error) {
@@ -197,7 +200,7 @@ func (e *evaluator) evaluate(ctx context.Context) (*result, error) {
 	case scores.Rows() != want:
 		return nil, fmt.Errorf("dataset %.16s has %d test rows in %s, expected %d: rows were deleted or added; drop the table and its row of datasets, then run upload-dataset again", data.Digest, scores.Rows(), data.packs, want)
 	}
-	r := &result{Model: e.Model, Version: e.Version, Dataset: data.Digest, Thresholds: limits, Candidate: scores.Metrics(), Contenders: e.contenders}
+	r := &result{Model: e.Model, Version: e.Version, Dataset: data.Digest, Thresholds: limits, Candidate: scores.Metrics(), Contenders: e.contenders, packs: data.Table}
 	champion, err := e.champion(ctx, candidate, data, scores)
 	if err != nil {
 		return nil, err

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/insitu-ml/insitu/internal/fault"
+	"github.com/insitu-ml/insitu/internal/lineage"
 	"github.com/insitu-ml/insitu/internal/registry"
 	"github.com/insitu-ml/insitu/internal/services"
 	"github.com/insitu-ml/insitu/internal/step"
@@ -84,6 +85,7 @@ func run(ctx context.Context, in *step.Input) error {
 		return err
 	}
 	p.models = models
+	in.Reads(lineage.Model{Registry: models.Address(), Name: p.model, Version: p.version})
 	promoted, holder, previous := false, 0, 0
 	switch {
 	case !passed:

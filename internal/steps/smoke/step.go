@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
 
+	"github.com/insitu-ml/insitu/internal/assets"
 	"github.com/insitu-ml/insitu/internal/inference"
 	"github.com/insitu-ml/insitu/internal/postgres"
 	"github.com/insitu-ml/insitu/internal/services"
@@ -68,6 +69,7 @@ func run(ctx context.Context, in *step.Input) error {
 		return err
 	}
 	defer conn.Close()
+	in.Reads(assets.FunctionRef(services.InferenceDatabase(in, conn.Dialect), schema))
 	examples, err := examplesFor(ctx, conn, schema, want, training, trainingSchema, rows)
 	if err != nil {
 		return err

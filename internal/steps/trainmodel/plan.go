@@ -42,7 +42,7 @@ type plan struct {
 	model     string            // registered model
 	tenant    string            // see training.Tenant
 	libraries map[string]string // versions in the database, python among them; empty when the schema cannot tell
-	server    string            // the database's version
+	dialect   postgres.Dialect  // of the database
 	start     string            // in words, what the weights start from; "": nothing was asked for
 }
 
@@ -62,7 +62,7 @@ func (w wanted) plan(ctx context.Context, config postgres.Config, models version
 	if err := both(releaseErr, dataErr); err != nil {
 		return plan{}, err
 	}
-	p := plan{data: data, gitSHA: w.gitSHA, server: c.Dialect.Version}
+	p := plan{data: data, gitSHA: w.gitSHA, dialect: c.Dialect}
 	if p.gitSHA == "" {
 		p.gitSHA = release.GitSHA
 	}

@@ -268,7 +268,7 @@ func (r *record) describe(ctx context.Context, model training.Model) error {
 	// Tags, not parameters: what a resumed training sees may be newer than what the first one saw.
 	facts := map[string]string{
 		"insitu.best-epoch": strconv.Itoa(model.Epoch), "insitu.shard-rows": strings.Join(rows, ","),
-		"insitu.database": r.plan.server, registry.TagONNX: model.ONNXDigest,
+		"insitu.database": r.plan.dialect.Version, registry.TagONNX: model.ONNXDigest,
 	}
 	for name, version := range r.plan.libraries {
 		facts["insitu.library."+name] = version

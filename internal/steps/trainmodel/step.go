@@ -11,7 +11,9 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/insitu-ml/insitu/internal/assets"
 	"github.com/insitu-ml/insitu/internal/changelog"
+	"github.com/insitu-ml/insitu/internal/lineage"
 	"github.com/insitu-ml/insitu/internal/mlapp"
 	"github.com/insitu-ml/insitu/internal/mlapp/parameterflags"
 	"github.com/insitu-ml/insitu/internal/registry"
@@ -102,6 +104,9 @@ func run(ctx context.Context, in *step.Input) error {
 	if experiment == "" {
 		experiment = p.manifest.Name
 	}
+	db := services.TrainingDatabase(in, p.dialect)
+	packs := assets.PacksRef(db, w.schema, p.data.Table)
+	in.Reads(packs, assets.ReleasesRef(db, w.schema))
 
 	rec := &record{models: models, plan: p, log: in.Log}
 	if err := rec.claim(ctx); err != nil {
@@ -135,6 +140,7 @@ func run(ctx context.Context, in *step.Input) error {
 		return err
 	}
 	result.write(in, p, curve)
+	in.Writes(result.asset(models.Address(), p, curve, packs))
 	return nil
 }
 
@@ -156,7 +162,7 @@ func (o outcome) write(in *step.Input, p plan, curve []training.Epoch) {
 	accuracy := ""
 	for _, e := range curve {
 		if e.Epoch == o.model.Epoch && e.Validation != nil && p.accuracy() {
-			accuracy = strconv.FormatFloat(e.Validation.Accuracy(), 'g', 6, 64)
+			accuracy = significant(e.Validation.Accuracy())
 		}
 	}
 	placement := training.Placement(curve)
@@ -175,6 +181,35 @@ func (o outcome) write(in *step.Input, p plan, curve []training.Epoch) {
 	in.Output("validation-accuracy", accuracy)
 	in.Output("reason", reason)
 }
+
+// asset describes the version as its training did, whenever that was.
+func (o outcome) asset(registryURL string, p plan, curve []training.Epoch, packs lineage.Dataset) lineage.Model {
+	m := lineage.Model{
+		Registry: registryURL, Name: o.version.Name, Version: o.version.Version, SHA256: o.model.ONNXDigest, TrainedOn: []lineage.Dataset{packs},
+		Parameters: map[string]string{"seed": strconv.FormatInt(p.job.Spec.Seed, 10)}, Metrics: map[string]string{},
+		Properties: map[string]string{"job": p.job.ID, "code_digest": p.job.Release.Digest, "dataset_digest": p.job.Dataset, "rows_digest": p.job.Spec.Rows,
+			"tenant": p.tenant, "run_id": o.version.RunID, "git_sha": p.gitSHA},
+	}
+	for name, value := range p.job.Spec.Parameters {
+		m.Parameters[name] = plain(value)
+	}
+	for _, e := range curve {
+		if e.Epoch != o.model.Epoch {
+			continue
+		}
+		m.Metrics["loss"] = significant(e.Train().MeanLoss())
+		if e.Validation != nil {
+			m.Metrics["validation_loss"] = significant(e.Validation.MeanLoss())
+			if p.accuracy() {
+				m.Metrics["validation_accuracy"] = significant(e.Validation.Accuracy())
+			}
+		}
+	}
+	return m
+}
+
+// significant prints six significant digits.
+func significant(x float64) string { return strconv.FormatFloat(x, 'g', 6, 64) }
 
 func checkModel(name string) error {
 	if name == "" {

@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/insitu-ml/insitu/internal/assets"
 	"github.com/insitu-ml/insitu/internal/changelog"
 	"github.com/insitu-ml/insitu/internal/dataset"
 	"github.com/insitu-ml/insitu/internal/mlapp"
@@ -109,6 +110,7 @@ func run(ctx context.Context, in *step.Input) error {
 	if err != nil {
 		return err
 	}
+	in.Writes(assets.Raw(store.Bucket(), m), assets.Packs(services.TrainingDatabase(in, u.dialect), s.schema, m))
 	in.Output("dataset-digest", m.Digest)
 	in.Output("dataset-table", m.Table)
 	in.Output("rows", strconv.FormatInt(m.Rows, 10))
@@ -168,11 +170,12 @@ func parseDelimiter(text string) (rune, error) {
 // upload is one run of the step.
 type upload struct {
 	settings
-	in     *step.Input
-	store  *objectstore.Store
-	meter  *meter
-	sent   int64 // bytes to the object store
-	loaded int64 // examples to the database
+	in      *step.Input
+	store   *objectstore.Store
+	meter   *meter
+	dialect postgres.Dialect // of the database
+	sent    int64            // bytes to the object store
+	loaded  int64            // examples to the database
 }
 
 func (u *upload) run(ctx context.Context) (*dataset.Manifest, error) {
@@ -193,6 +196,7 @@ func (u *upload) run(ctx context.Context) (*dataset.Manifest, error) {
 		return nil, err
 	}
 	defer c.Close()
+	u.dialect = c.Dialect
 	if o.Shards == 0 {
 		if o.Shards, err = dataset.DefaultShards(ctx, c); err != nil {
 			return nil, err
@@ -213,6 +217,11 @@ func (u *upload) run(ctx context.Context) (*dataset.Manifest, error) {
 	}
 	defer func() { _ = file.Close() }()
 	u.meter.size = file.Size
+	base := u.app
+	if u.dataset != "" {
+		base = "."
+	}
+	u.in.Reads(assets.Source(base, file))
 	plan, err := dataset.NewPlan(ctx, file, o, u.meter.pass)
 	if err != nil {
 		return nil, err
