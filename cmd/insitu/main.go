@@ -1,4 +1,4 @@
-// Command insitu is the user's tool: it writes new ML apps, runs the pipeline on this machine, starts and stops local services, serves predictions, goes back to former models, and shows what runs where.
+// Command insitu is the user's tool: it writes new ML apps, runs the pipeline on this machine, starts and stops local services, serves predictions, goes back to former models, finds the databases that data catalogs name, and shows what runs where.
 package main
 
 import (
@@ -46,7 +46,7 @@ func execute(ctx context.Context, kill <-chan struct{}, args []string, stdout, s
 		DisableSliceFlagSeparator: true, // -p split=0.7,0.15,0.15 is one value
 		ExitErrHandler:            func(*cli.Context, error) {},
 		OnUsageError:              usageError,
-		Commands:                  []*cli.Command{initCommand(), runCommand(kill), stopCommand(), servicesCommand(), summaryCommand(), smokeCommand(), serveCommand(kill), rollbackCommand(), pgadminCommand(), statusCommand()},
+		Commands:                  []*cli.Command{initCommand(), runCommand(kill), stopCommand(), servicesCommand(), summaryCommand(), smokeCommand(), serveCommand(kill), rollbackCommand(), pgadminCommand(), statusCommand(), catalogCommand()},
 		Action: func(c *cli.Context) error {
 			if name := c.Args().First(); name != "" {
 				return fault.AsConfiguration(fmt.Errorf("no command %q; insitu --help lists them", name))

@@ -121,11 +121,16 @@ func InferenceDatabase(in *step.Input, d postgres.Dialect) lineage.Database {
 	return described(in, "inference", Inference(in), d)
 }
 
-func described(in *step.Input, name string, c postgres.Config, d postgres.Dialect) lineage.Database {
-	db := lineage.Database{Platform: lineage.Postgres, Address: net.JoinHostPort(c.Host, strconv.Itoa(c.Port)), Name: c.Database, Role: name}
+// Platform is what data catalogs call a kind of server.
+func Platform(d postgres.Dialect) string {
 	if d.Distributed {
-		db.Platform = lineage.Greenplum
+		return lineage.Greenplum
 	}
+	return lineage.Postgres
+}
+
+func described(in *step.Input, name string, c postgres.Config, d postgres.Dialect) lineage.Database {
+	db := lineage.Database{Platform: Platform(d), Address: net.JoinHostPort(c.Host, strconv.Itoa(c.Port)), Name: c.Database, Role: name}
 	db.BindingType, db.BindingProvider = in.Binding(name)
 	return db
 }

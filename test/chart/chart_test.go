@@ -326,6 +326,11 @@ func TestValuesReachEveryWorkflowTemplate(t *testing.T) {
 				if image := str(c, "image"); !regexp.MustCompile(`^registry\.example\.com:5000/platform/insitu/[a-z-]+:1\.2\.3$`).MatchString(image) || str(c, "imagePullPolicy") != "Always" {
 					t.Errorf("%s: image %s, %s", o.name(), image, str(c, "imagePullPolicy"))
 				}
+				for _, from := range items(at(c, "envFrom")) {
+					if name := str(from, "secretRef", "name"); name != "catalogs" || at(from, "secretRef", "optional") != true {
+						t.Errorf("%s: variables come from the Secret %s, expected catalogs, which need not be there", o.name(), name)
+					}
+				}
 				if strings.Contains(str(c, "image"), "/train-model:") {
 					trained++
 					if got := str(c, "resources", "limits", "memory"); got != "2Gi" {
@@ -369,7 +374,7 @@ func TestThePipelinesMayReportResultsAndNothingElse(t *testing.T) {
 
 func TestPasswordsAreInSecretsOnly(t *testing.T) {
 	t.Parallel()
-	for set, passwords := range map[string][]string{"dev": {"first-try"}, "bindings": {"first-try", "secret-1", "secret-2"}} {
+	for set, passwords := range map[string][]string{"dev": {"first-try"}, "bindings": {"first-try", "secret-1", "secret-2", "secret-3", "secret-4"}} {
 		_, objects := render(t, "-f", values(set))
 		seen := map[string]bool{}
 		for _, o := range objects {
@@ -432,6 +437,8 @@ func TestTheBindingSecretsHoldTheFilesOfTheContract(t *testing.T) {
 			"access-key-id": "insitu", "secret-access-key": "first-try",
 		},
 		"insitu-mlflow": {"type": "mlflow", "uri": "http://insitu-dev-mlflow.ml.svc:5000"},
+		// No binding: the environment of the steps.
+		"insitu-catalog": {"OPENLINEAGE_URL": "https://lineage.example.com", "OPENLINEAGE_API_KEY": "secret-3", "DATAHUB_GMS_URL": "http://datahub-gms:8080", "DATAHUB_GMS_TOKEN": "secret-4"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -486,6 +493,8 @@ func TestWrongValuesAreRefusedWithTheReason(t *testing.T) {
 		"a binding that lacks files":             {"bindings.training.files.host=h", "bindings.training.files: missing database, username (or uri)"},
 		"an object store that lacks files":       {"bindings.s3.files.endpoint=https://s3", "bindings.s3.files: missing access-key-id, secret-access-key, bucket"},
 		"a binding given twice":                  {"bindings.mlflow.existingSecret=a,bindings.mlflow.files.uri=http://m", "bindings.mlflow: existingSecret and files are both set, expected one of them"},
+		"catalogs given twice":                   {"catalog.existingSecret=a,catalog.env.DATAHUB_GMS_URL=http://d", "catalog: existingSecret and env are both set, expected one of them"},
+		"a variable that is no catalog's":        {"catalog.env.DATAHUB_URL=http://d", "DATAHUB_URL"},
 		"reports to keep without an address":     {"artifactRepository.create=true", "artifactRepository.s3: missing endpoint (host:port) or bucket"},
 		"a pgAdmin that nobody can log in to":    {"pgadmin.enabled=true", "pgadmin.credentialsSecret: expected the name of a Secret with the keys email and password"},
 		"a schedule without its name":            {"retraining[0].schedules[0]=@daily", "missing property 'name'"},

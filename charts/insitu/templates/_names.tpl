@@ -35,6 +35,11 @@ imagePullSecrets:
 {{- (index .root.Values.bindings .binding).existingSecret | default (printf "insitu-%s" .binding) -}}
 {{- end }}
 
+{{/* The Secret with the addresses of data catalogs, which need not be there. */}}
+{{- define "insitu.catalogSecret" -}}
+{{- .Values.catalog.existingSecret | default "insitu-catalog" -}}
+{{- end }}
+
 {{/* "true" if the chart runs the service of a binding itself. */}}
 {{- define "insitu.runs" -}}
 {{- $binding := index .root.Values.bindings .binding -}}
