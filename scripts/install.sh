@@ -179,6 +179,7 @@ case ${1:-} in
 test)
   gotool gotestsum gotest.tools/gotestsum "$gotestsum_version"
   venv openapi-venv requirements/openapi.txt
+  venv catalog-venv requirements/catalog.txt # 150 MB: DataHub's checker of metadata files
   packages chromium fonts-dejavu-core # opens the page of `insitu serve`
   venv callers-venv requirements/callers.txt
   npm_packages backstage requirements/backstage # reads what insitu init writes for portals

@@ -19,6 +19,7 @@ export INSITU_TEST_BINDINGS
 export INSITU_LIQUIBASE=$INSITU_TOOLS/liquibase
 export INSITU_TEST_MLFLOW_PYTHON=$INSITU_TOOLS/mlflow-venv/bin/python
 export INSITU_TEST_OPENAPI=$INSITU_TOOLS/openapi-venv/bin/openapi-spec-validator
+export INSITU_TEST_DATAHUB=$INSITU_TOOLS/catalog-venv/bin/datahub
 export INSITU_TEST_CALLERS_PYTHON=$INSITU_TOOLS/callers-venv/bin/python
 export INSITU_TEST_PYTHON=$INSITU_TOOLS/db-venv/bin/python
 export INSITU_TEST_BACKSTAGE=$INSITU_TOOLS/backstage

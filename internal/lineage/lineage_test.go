@@ -313,14 +313,26 @@ from datahub.ingestion.source.file import read_metadata_file
 import pathlib
 emitter = DataHubRestEmitter(sys.argv[1], token="key", openapi_ingestion=False)
 emitter.emit_mcps(list(read_metadata_file(pathlib.Path(sys.argv[2]))))
+from datahub.emitter.mcp_builder import DatabaseKey, SchemaKey
+of = dict(platform="greenplum", instance="gp.example.com:5432", database="ml")
+print("container", DatabaseKey(**of).as_urn(), "UPSERT containerProperties application/json")
+print("container", SchemaKey(**of, schema="team-a").as_urn(), "UPSERT containerProperties application/json")
 `, theirs, file)
 	cmd.Env = append(os.Environ(), "HOME="+t.TempDir(), "DATAHUB_TELEMETRY_ENABLED=false")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	containers, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, stderr.String())
 	}
 	a, b := batch(t, gotOurs()), batch(t, gotTheirs())
 	if diff := cmp.Diff(within(a, b), any(a)); diff != "" || len(a) < 10 || len(a) != len(b) {
 		t.Errorf("%d proposals, %d of DataHub's client (-DataHub's client +ours):\n%s", len(a), len(b), diff)
+	}
+	for line := range strings.Lines(string(containers)) { // those that DataHub's ingestion of a database makes
+		if a[strings.TrimSpace(line)] == nil {
+			t.Errorf("there is no %s", line)
+		}
 	}
 }
 

@@ -34,6 +34,7 @@ const root = "../.."
 type project struct {
 	app, output, name   string
 	bin, bindings       string
+	env                 []string // of insitu run, over this process's
 	training, inference *postgres.Conn
 	mlflow              string
 }
@@ -124,7 +125,9 @@ func (p *project) run(t *testing.T, args ...string) (code int, printed string) {
 	} {
 		all = append(all, "-p", parameter)
 	}
-	out, err := exec.CommandContext(t.Context(), filepath.Join(p.bin, "insitu"), append(all, args...)...).CombinedOutput()
+	cmd := exec.CommandContext(t.Context(), filepath.Join(p.bin, "insitu"), append(all, args...)...)
+	cmd.Env = append(os.Environ(), p.env...)
+	out, err := cmd.CombinedOutput()
 	if exit := new(exec.ExitError); errors.As(err, &exit) {
 		return exit.ExitCode(), string(out)
 	} else if err != nil {
