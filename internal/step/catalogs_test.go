@@ -87,7 +87,7 @@ func TestCatalogsAreToldHowAStepEnded(t *testing.T) {
 		state string
 	}{
 		{"done", nil, 0, "COMPLETE"},
-		{"failed for good", fault.AsPermanent(fmt.Errorf("row 7 says hunter2!")), 1, "FAIL"},
+		{"failed for good", fault.AsPermanent(fmt.Errorf("row 7: hunter2! is no number")), 1, "FAIL"},
 		{"failed for now", fault.AsTemporary(fmt.Errorf("away")), 75, "FAIL"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -125,7 +125,7 @@ func TestCatalogsAreToldHowAStepEnded(t *testing.T) {
 			if len(end.Inputs) != 1 || end.Inputs[0].Namespace != "greenplum://h:5432" || end.Inputs[0].Name != "ml.s.before" || len(end.Outputs) != map[bool]int{true: 1, false: 0}[c.end == nil] {
 				t.Errorf("inputs %+v, outputs %+v", end.Inputs, end.Outputs)
 			}
-			if strings.Contains(string(end.Run.Facets["errorMessage"]), "row 7 says [redacted]") != (c.code == 1) {
+			if strings.Contains(string(end.Run.Facets["errorMessage"]), "row 7: [redacted] is no number") != (c.code == 1) {
 				t.Errorf("error: %s", end.Run.Facets["errorMessage"])
 			}
 			if !strings.Contains(text, `{"key":"servicebinding:type","source":"INSITU","value":"greenplum"},{"key":"servicebinding:provider","source":"INSITU","value":"vmware"},{"key":"database","source":"INSITU","value":"training"}`) {
@@ -154,7 +154,7 @@ func TestRunsDifferByTheirSettingsAndWithoutAWorkflowAlways(t *testing.T) {
 	if same == other || same == next || same != id("w-1", "a") {
 		t.Errorf("%s, %s with another setting, %s in another workflow", same, other, next)
 	}
-	if id("", "a") == id("", "a") {
+	if one, two := id("", "a"), id("", "a"); one == two {
 		t.Error("two runs without a workflow are one")
 	}
 }
