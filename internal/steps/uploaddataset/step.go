@@ -13,7 +13,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/insitu-ml/insitu/internal/assets"
 	"github.com/insitu-ml/insitu/internal/changelog"
 	"github.com/insitu-ml/insitu/internal/dataset"
 	"github.com/insitu-ml/insitu/internal/mlapp"
@@ -110,7 +109,7 @@ func run(ctx context.Context, in *step.Input) error {
 	if err != nil {
 		return err
 	}
-	in.Writes(assets.Raw(store.Bucket(), m), assets.Packs(services.TrainingDatabase(in, u.dialect), s.schema, m))
+	in.Writes(raw(store.Bucket(), m), packs(services.TrainingDatabase(in, u.dialect), s.schema, m))
 	in.Output("dataset-digest", m.Digest)
 	in.Output("dataset-table", m.Table)
 	in.Output("rows", strconv.FormatInt(m.Rows, 10))
@@ -221,7 +220,7 @@ func (u *upload) run(ctx context.Context) (*dataset.Manifest, error) {
 	if u.dataset != "" {
 		base = "."
 	}
-	u.in.Reads(assets.Source(base, file))
+	u.in.Reads(source(base, file))
 	plan, err := dataset.NewPlan(ctx, file, o, u.meter.pass)
 	if err != nil {
 		return nil, err

@@ -1,4 +1,4 @@
-package assets_test
+package uploaddataset
 
 import (
 	"os"
@@ -7,7 +7,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/insitu-ml/insitu/internal/assets"
 	"github.com/insitu-ml/insitu/internal/dataset"
 	"github.com/insitu-ml/insitu/internal/lineage"
 )
@@ -27,7 +26,7 @@ func TestASourceIsWhereItWasReadFrom(t *testing.T) {
 		"an address":                 {"s3://b/a.tar.gz", "https://example.com/x.csv", "https://example.com/x.csv"},
 		"the location of the source": {".", "s3://b/x.csv", "s3://b/x.csv"},
 	} {
-		if got := assets.Source(c.base, &dataset.File{Source: c.source}).Location; got != c.want {
+		if got := source(c.base, &dataset.File{Source: c.source}).Location; got != c.want {
 			t.Errorf("%s: %s, expected %s", name, got, c.want)
 		}
 	}
@@ -42,7 +41,7 @@ func TestAFileHasTheColumnsOfItsRows(t *testing.T) {
 		{{Name: "age", Type: "float32"}, {Name: "dose", Type: "float32"}, {Name: "months", Type: "float32", Description: label}}:            table,
 		{{Name: "input", Type: "uint8", Description: "Array of the shape 3 x 32 x 32."}, {Name: "label", Type: "text", Description: label}}: images,
 	} {
-		if diff := cmp.Diff(*want, assets.Raw("b", m).Columns); diff != "" {
+		if diff := cmp.Diff(*want, raw("b", m).Columns); diff != "" {
 			t.Error(diff)
 		}
 	}
@@ -51,7 +50,7 @@ func TestAFileHasTheColumnsOfItsRows(t *testing.T) {
 func TestOnlyOnGreenplumAPackTableHasThePlace(t *testing.T) {
 	t.Parallel()
 	for platform, want := range map[string]string{lineage.Greenplum: "place", lineage.Postgres: "data"} {
-		columns := assets.Packs(lineage.Database{Platform: platform}, "s", &dataset.Manifest{}).Columns
+		columns := packs(lineage.Database{Platform: platform}, "s", &dataset.Manifest{}).Columns
 		if got := columns[len(columns)-1].Name; got != want {
 			t.Errorf("%s: the last column is %s, expected %s", platform, got, want)
 		}
