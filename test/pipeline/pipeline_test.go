@@ -150,7 +150,7 @@ func (p *project) succeed(t *testing.T, args ...string) summary {
 	if err := errors.Join(json.Unmarshal(text, &keys), json.Unmarshal(text, &s)); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"exit_code", "inference", "metrics", "mlflow_url", "model", "report", "s3_endpoint", "seconds", "steps", "training", "workflow"}
+	want := []string{"exit_code", "git_sha", "inference", "metrics", "mlflow_url", "model", "report", "s3_endpoint", "seconds", "steps", "training", "workflow"}
 	if diff := cmp.Diff(want, slices.Sorted(maps.Keys(keys))); diff != "" {
 		t.Errorf("keys of run.json: %s", diff)
 	}
