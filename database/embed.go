@@ -38,7 +38,7 @@ func InferenceRuntime() map[string]string {
 	out := sources("inference/runtime", "insitu_inference")
 	for name, source := range Runtime() {
 		switch path.Base(name) {
-		case "__init__.py", "boot.py", "onnxmodel.py":
+		case "__init__.py", "boot.py", "drift.py", "onnxmodel.py":
 			out[name] = source
 		}
 	}

@@ -10,7 +10,7 @@ version=$(cat VERSION)
 
 rm -rf "$chart/files/workflows"
 mkdir -p "$chart/files/workflows/steps"
-cp workflows/in-database-pipeline*.yaml "$chart/files/workflows/"
+cp workflows/in-database-pipeline*.yaml workflows/monitoring.yaml "$chart/files/workflows/"
 cp workflows/steps/*.yaml "$chart/files/workflows/steps/"
 
 sed -i -e "s/^version: .*/version: $version/" -e "s/^appVersion: .*/appVersion: $version/" "$chart/Chart.yaml"

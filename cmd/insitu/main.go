@@ -46,7 +46,7 @@ func execute(ctx context.Context, kill <-chan struct{}, args []string, stdout, s
 		DisableSliceFlagSeparator: true, // -p split=0.7,0.15,0.15 is one value
 		ExitErrHandler:            func(*cli.Context, error) {},
 		OnUsageError:              usageError,
-		Commands:                  []*cli.Command{initCommand(), runCommand(kill), stopCommand(), servicesCommand(), summaryCommand(), smokeCommand(), serveCommand(kill), rollbackCommand(), pgadminCommand(), statusCommand(), catalogCommand()},
+		Commands:                  []*cli.Command{initCommand(), runCommand(kill), stopCommand(), servicesCommand(), summaryCommand(), smokeCommand(), monitorCommand(), serveCommand(kill), rollbackCommand(), pgadminCommand(), statusCommand(), catalogCommand()},
 		Action: func(c *cli.Context) error {
 			if name := c.Args().First(); name != "" {
 				return fault.AsConfiguration(fmt.Errorf("no command %q; insitu --help lists them", name))

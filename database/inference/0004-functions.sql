@@ -122,9 +122,9 @@ begin
     return; -- a standby, or a caller who forbids writing, gets the answer all the same
   end if;
   insert into prediction_log (mode, input_hash, bucket, champion_name, champion_version, champion_label, champion_probability,
-    challenger_name, challenger_version, challenger_label, challenger_probability, challenger_error, answered_by)
+    challenger_name, challenger_version, challenger_label, challenger_probability, challenger_error, answered_by, bins, payload)
   select mode, input_hash, bucket, champion_name, champion_version, champion_label, champion_probability,
-    challenger_name, challenger_version, challenger_label, challenger_probability, challenger_error, answered_by
+    challenger_name, challenger_version, challenger_label, challenger_probability, challenger_error, answered_by, bins, payload
   from json_populate_recordset(null::prediction_log, entries);
 end
 $$;

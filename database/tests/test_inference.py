@@ -16,7 +16,7 @@ DATA = {"shape": [8, 8], "dtype": "uint8", "range": [0, 16], "bytes": 64}
 
 def load(module):
     files = {"insitu_inference/" + path.name: path.read_text("utf-8") for path in (INFERENCE / "insitu_inference").glob("*.py")}
-    files.update({"insitu_runtime/" + name: (RUNTIME / "insitu_runtime" / name).read_text("utf-8") for name in ("__init__.py", "boot.py", "onnxmodel.py")})
+    files.update({"insitu_runtime/" + name: (RUNTIME / "insitu_runtime" / name).read_text("utf-8") for name in ("__init__.py", "boot.py", "drift.py", "onnxmodel.py")})
     bundle = json.dumps(files)
     return boot.load(digest_of(bundle), bundle, "insitu_inference." + module)
 
@@ -46,11 +46,11 @@ def linear_of(features=3):
 
 
 class Tables(Session):
-    """activations, models, model_blobs, and a route when there is one; broken is a version that cannot be loaded."""
+    """activations, models, model_blobs, a route and a sampling when there are some; broken is a version that cannot be loaded."""
 
-    def __init__(self, manifest=None, onnx=None, route=None, broken=None):
+    def __init__(self, manifest=None, onnx=None, route=None, broken=None, sampling=None, profile=None):
         super().__init__()
-        self.route, self.broken, self.log, self.truths = route, broken, [], {}
+        self.route, self.broken, self.sampling, self.profile, self.log, self.truths = route, broken, sampling, profile, [], {}
         self.onnx = model_of() if onnx is None else onnx
         self.digest = hashlib.sha256(self.onnx).hexdigest()
         self.manifest = json.dumps(manifest or {"classes": ["dark", "bright"], "input": {"range": [0, 16]}})
@@ -58,9 +58,13 @@ class Tables(Session):
 
     def execute(self, sql, args=()):
         if sql == host.ACTIVE:
-            return [{"name": "m", "version": self.active, "digest": self.digest, "routed": self.route and True}] if self.active else []
+            return [{"name": "m", "version": self.active, "digest": self.digest, "routed": self.route and True, "sampled": self.sampling and self.sampling["share"]}] if self.active else []
         if sql == host.ROUTE:
             return [self.route]
+        if sql == host.PAYLOAD:
+            return [self.sampling]
+        if sql == host.PROFILE:
+            return [{"profile": json.dumps(self.profile)}] if self.profile else []
         if sql == host.LOG:
             self.log += json.loads(args[0])
             return []
@@ -266,6 +270,48 @@ def test_a_route_of_no_share_and_one_to_the_active_model_do_nothing():
         tables = Tables(route=idle)
         assert host.Host(tables).predict(DARK).model_version == 1
         assert tables.log == [] and tables.reads == 1
+
+
+PROFILE = {"features": [{"name": "mean", "edges": [4, 8, 12], "counts": [1, 1, 1, 1]}, {"name": "deviation", "edges": [1], "counts": [1, 1]}]}
+
+
+def test_a_sample_keeps_bins_and_never_the_input():
+    tables = Tables(sampling={"share": 1.0, "payload": False}, profile=PROFILE)
+    assert host.Host(tables).predict(BRIGHT).model_version == 1
+    (entry,) = tables.log
+    assert entry.pop("champion_probability") > 0.5
+    digest = hashlib.sha256(BRIGHT).hexdigest()
+    assert entry == {
+        "mode": "sample", "input_hash": digest, "bucket": int(digest[:12], 16) % 10_000, "answered_by": "champion", "bins": [3, 0], "payload": None,
+        "champion_name": "m", "champion_version": 1, "champion_label": "bright",
+    }  # fmt: skip
+
+
+def test_a_sample_keeps_the_input_when_asked_to():
+    tables = Tables(sampling={"share": 1.0, "payload": True}, profile=PROFILE)
+    host.Host(tables).predict(BRIGHT)
+    assert tables.log[0]["payload"] == "\\x" + BRIGHT.hex()
+
+
+def test_a_sample_is_about_its_share_of_the_calls():
+    tables = Tables(sampling={"share": 0.25, "payload": False}, profile=PROFILE)
+    assert len(host.Host(tables).predict_batch([DARK] * 4000).label) == 4000
+    assert 850 < len(tables.log) < 1150  # five deviations on either side
+
+
+def test_a_prediction_that_a_route_took_too_is_one_row():
+    tables = Tables(route=route(), sampling={"share": 1.0, "payload": False}, profile=PROFILE)
+    host.Host(tables).predict_batch([DARK, BRIGHT])
+    assert [(entry["mode"], entry["bins"], entry["challenger_version"]) for entry in tables.log] == [("shadow", [0, 0], 2), ("shadow", [3, 0], 2)]
+
+
+def test_without_a_profile_a_sample_has_no_bins_until_there_is_one():
+    tables = Tables(sampling={"share": 1.0, "payload": False})
+    h = host.Host(tables)
+    h.predict(DARK)
+    tables.profile = PROFILE
+    h.predict(DARK)
+    assert [entry["bins"] for entry in tables.log] == [[], [0, 0]]
 
 
 def test_truths_are_kept_under_the_hash_that_predictions_are_logged_by():

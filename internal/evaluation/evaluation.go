@@ -2,7 +2,7 @@
 //
 // It is pure: packs of labels and predictions in, numbers and a reason out.
 // Where the packs come from and what is done with the numbers is its caller's business.
-// Memory is bounded: one bit a row (four bytes for regression) for the paired test, a
+// Memory is bounded: one bit a row (eight bytes for regression) for the paired test and the distribution, a
 // classes x classes matrix, and the worst mistakes; packs are not kept.
 package evaluation
 
@@ -66,6 +66,8 @@ type Metrics struct {
 	RMSE float64 `json:"rmse,omitempty"`
 	MAE  float64 `json:"mae,omitempty"`
 	R2   float64 `json:"r2,omitempty"`
+	// Estimates is how the predictions are distributed.
+	Estimates *Distribution `json:"estimates,omitempty"`
 
 	// Worst holds the rows the model got most wrong, worst first: misclassified rows by
 	// -log p(true class), or regression rows by absolute error.
@@ -95,6 +97,13 @@ type Confusion struct {
 	True      int   `json:"true"`
 	Predicted int   `json:"predicted"`
 	Count     int64 `json:"count"`
+}
+
+// Distribution counts values in tenths; two more bins are for what lies below and above all of them.
+// A value is in the bin whose number is that of the edges that are not above it.
+type Distribution struct {
+	Edges  []float64 `json:"edges"`
+	Counts []int64   `json:"counts"`
 }
 
 // Bin is one bar of the calibration diagram.
@@ -146,6 +155,7 @@ type Scores struct {
 	mean, m2             float64 // of the true values, Welford
 	sumSquares, sumError float64
 	squares              []float32 // squared error of every row
+	estimates            []float32 // of every row
 }
 
 type hashSum interface {
@@ -271,6 +281,7 @@ func (s *Scores) addRegression(p Pack) error {
 		s.sumSquares += e * e
 		s.sumError += math.Abs(e)
 		s.squares = append(s.squares, float32(e*e))
+		s.estimates = append(s.estimates, estimates[row])
 		if e != 0 {
 			s.remember(Mistake{Pack: p.ID, Row: row, Actual: actual, Estimate: estimate, Loss: math.Abs(e)})
 		}
@@ -289,6 +300,7 @@ func (s *Scores) Metrics() Metrics {
 		m.RMSE = math.Sqrt(s.sumSquares / n)
 		m.MAE = s.sumError / n
 		m.R2 = s.r2()
+		m.Estimates = distribution(s.estimates)
 		return m
 	}
 	s.classMetrics(&m)
@@ -394,4 +406,28 @@ func (h *worstHeap) Pop() any {
 	last := old[len(old)-1]
 	*h = old[:len(old)-1]
 	return last
+}
+
+// distribution sorts values into tenths, as insitu_runtime/drift.py does.
+func distribution(values []float32) *Distribution {
+	sorted := slices.Sorted(slices.Values(values))
+	edges := []float32{sorted[0]}
+	for tenth := 1; tenth < 10; tenth++ {
+		edges = append(edges, sorted[(tenth*len(sorted)+9)/10-1])
+	}
+	edges = slices.Compact(append(edges, math.Nextafter32(sorted[len(sorted)-1], float32(math.Inf(1)))))
+	d := &Distribution{Counts: make([]int64, len(edges)+1)}
+	for _, e := range edges {
+		d.Edges = append(d.Edges, float64(e))
+	}
+	for _, v := range sorted {
+		after, _ := slices.BinarySearchFunc(edges, v, func(edge, v float32) int {
+			if edge <= v {
+				return -1
+			}
+			return 1
+		})
+		d.Counts[after]++
+	}
+	return d
 }

@@ -13,3 +13,9 @@ const (
 	// TagPrevious, with the alias after it, is the version that held the alias before the promotion; empty for none.
 	TagPrevious = "insitu.previous-version."
 )
+
+// Artifacts of a run, from which deploy-inference-db makes what monitoring compares with.
+const (
+	ArtifactInputs  = "monitoring/inputs.json"  // train-model: training.Profile
+	ArtifactMetrics = "evaluation/metrics.json" // evaluate-model: its result, with the evaluation.Metrics of the candidate
+)

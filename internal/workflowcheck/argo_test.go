@@ -58,8 +58,8 @@ func load(t *testing.T) templates {
 			out[w.Name] = w
 		}
 	}
-	if len(out) != len(pipelines())+len(tasks()) {
-		t.Fatalf("found %d WorkflowTemplates in %s, expected %v and those of six steps and the smoke test", len(out), folder, pipelines())
+	if len(out) != len(pipelines())+1+len(tasks()) {
+		t.Fatalf("found %d WorkflowTemplates in %s, expected %v, monitoring, and those of six steps, the smoke test and the monitor", len(out), folder, pipelines())
 	}
 	return out
 }
@@ -143,7 +143,7 @@ func TestThePipelineRunsLocally(t *testing.T) {
 		if p.Description == "" {
 			t.Errorf("parameter %q has no description", p.Name)
 		}
-		if !used[p.Name] && p.Name != "approval" { // which decides whether the task approve runs
+		if !used[p.Name] && p.Name != "approval" && p.Name != "reason" { // which decide whether the task approve runs, and are for the record
 			t.Errorf("parameter %q reaches no step", p.Name)
 		}
 	}

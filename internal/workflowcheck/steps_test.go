@@ -13,15 +13,16 @@ import (
 	"github.com/insitu-ml/insitu/internal/localrun"
 	"github.com/insitu-ml/insitu/internal/step"
 	"github.com/insitu-ml/insitu/internal/steps"
+	"github.com/insitu-ml/insitu/internal/steps/monitor"
 	"github.com/insitu-ml/insitu/internal/steps/smoke"
 )
 
-// tasks are the declarations of everything that has a WorkflowTemplate of its own: the steps and the smoke test after them.
-func tasks() []step.Spec { return append(steps.All(), smoke.Spec()) }
+// tasks are the declarations of everything that has a WorkflowTemplate of its own: the steps, the smoke test after them and the monitor.
+func tasks() []step.Spec { return append(steps.All(), smoke.Spec(), monitor.Spec(nil)) }
 
 // command is the container's command of a task.
 func command(spec step.Spec) (command, args []string) {
-	if spec.Name == "smoke" { // part of insitu
+	if spec.Name == "smoke" || spec.Name == "monitor" { // parts of insitu
 		return []string{"insitu"}, []string{spec.Name}
 	}
 	return []string{spec.Name}, nil

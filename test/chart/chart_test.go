@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -224,7 +225,7 @@ func TestTheSchemasRefuseAMisspeltField(t *testing.T) {
 func sources(t *testing.T) map[string]object {
 	t.Helper()
 	found := map[string]object{}
-	for _, pattern := range []string{"in-database-pipeline*.yaml", "steps/*.yaml"} {
+	for _, pattern := range []string{"in-database-pipeline*.yaml", "monitoring.yaml", "steps/*.yaml"} {
 		paths, err := filepath.Glob(filepath.Join(workflowsDir, pattern))
 		if err != nil {
 			t.Fatal(err)
@@ -500,6 +501,10 @@ func TestWrongValuesAreRefusedWithTheReason(t *testing.T) {
 		"a schedule without its name":            {"retraining[0].schedules[0]=@daily", "missing property 'name'"},
 		"a schedule of four fields":              {"retraining[0].name=a,retraining[0].schedules[0]=0 3 * *", "/retraining/0/schedules/0"},
 		"two schedules of one name":              {"retraining[0].name=a,retraining[0].schedules[0]=@daily,retraining[1].name=a,retraining[1].schedules[0]=@daily", `two entries are named "a"`},
+		"a check's parameter that is none":       {"monitoring[0].name=a,monitoring[0].schedules[0]=@daily,monitoring[0].parameters.psi=3", "monitoring: a: parameters.psi: monitoring has no such parameter"},
+		"a retraining's parameter that is none":  {"monitoring[0].name=a,monitoring[0].schedules[0]=@daily,monitoring[0].arguments.epoch=3", "monitoring: a: arguments.epoch: in-database-pipeline has no such parameter"},
+		"a retraining with a reason":             {"monitoring[0].name=a,monitoring[0].schedules[0]=@daily,monitoring[0].arguments.reason=x", "monitoring: a: arguments.reason: the check sets it itself"},
+		"a check and a schedule of one name":     {"retraining[0].name=a,retraining[0].schedules[0]=@daily,monitoring[0].name=a,monitoring[0].schedules[0]=@daily", `two entries of monitoring and retraining are named "a"`},
 		"a schedule for a pipeline that is none": {"retraining[0].name=a,retraining[0].schedules[0]=@daily,retraining[0].pipeline=train-model", "in-database-pipeline"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -534,18 +539,23 @@ func TestAReleaseIsOfTheVersionInTheFileVERSION(t *testing.T) {
 	}
 }
 
-func TestTheRoleIsThatOfThePlainManifests(t *testing.T) {
+func TestTheRolesAreThoseOfThePlainManifests(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile(filepath.Join(workflowsDir, "rbac.yaml"))
-	if err != nil {
-		t.Fatal(err)
+	var text []byte
+	for _, file := range []string{"rbac.yaml", "cron/monitoring.yaml"} {
+		part, err := os.ReadFile(filepath.Join(workflowsDir, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text = append(append(text, "\n---\n"...), part...)
 	}
 	rules := func(objects []object) (out []any) {
 		for _, o := range objects {
 			if o.kind() == "Role" {
-				out = append(out, o["rules"])
+				out = append(out, []any{o.name(), o["rules"]})
 			}
 		}
+		slices.SortFunc(out, func(a, b any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
 		return out
 	}
 	var plain []object
@@ -556,10 +566,10 @@ func TestTheRoleIsThatOfThePlainManifests(t *testing.T) {
 		}
 		plain = append(plain, o)
 	}
-	_, objects := render(t)
+	_, objects := render(t, "--set", "monitoring[0].name=a,monitoring[0].schedules[0]=@daily")
 	want := rules(plain)
-	if diff := cmp.Diff(want, rules(objects)); diff != "" || len(want) != 1 {
-		t.Errorf("%d roles in workflows/rbac.yaml, rules (-workflows/rbac.yaml +chart):\n%s", len(want), diff)
+	if diff := cmp.Diff(want, rules(objects)); diff != "" || len(want) != 2 {
+		t.Errorf("%d roles in workflows/, rules (-workflows +chart):\n%s", len(want), diff)
 	}
 }
 

@@ -79,6 +79,15 @@ func (d deployment) deploy(ctx context.Context) (out done, err error) {
 	if out.added, out.changelog, err = inference.Deploy(ctx, d.session, schema, base, model); err != nil {
 		return out, err
 	}
+	profile, err := inference.FetchProfile(ctx, d.models, d.version)
+	if err != nil {
+		return out, err
+	}
+	if profile == nil {
+		d.log.Warn("the version has no profile, so its drift cannot be measured: it was trained or evaluated by an older release")
+	} else if err := inference.StoreProfile(ctx, conn, schema, d.version, profile); err != nil {
+		return out, err
+	}
 	tag := model.GitSHA
 	if tag == "" {
 		tag = model.Digest[:12]

@@ -9,11 +9,8 @@ import (
 	"github.com/insitu-ml/insitu/internal/registry"
 )
 
-// Artifacts of the version's run.
-const (
-	reportArtifact  = "evaluation/report.html"
-	metricsArtifact = "evaluation/metrics.json"
-)
+// reportArtifact is the page among the artifacts of the version's run; the numbers are registry.ArtifactMetrics.
+const reportArtifact = "evaluation/report.html"
 
 // record stores the result with the version: report and numbers as artifacts, metrics of the run, tags.
 // Doing it again changes nothing.
@@ -33,7 +30,7 @@ func (e *evaluator) record(ctx context.Context, r *result) error {
 	if err := e.models.UploadArtifact(ctx, run, reportArtifact, r.page); err != nil {
 		return err
 	}
-	if err := e.models.UploadArtifact(ctx, run, metricsArtifact, append(numbers, '\n')); err != nil {
+	if err := e.models.UploadArtifact(ctx, run, registry.ArtifactMetrics, append(numbers, '\n')); err != nil {
 		return err
 	}
 	var points []registry.Metric

@@ -32,6 +32,8 @@ type record struct {
 	log    *zap.Logger
 	run    registry.Run
 	curve  []training.Epoch
+	// profile says how the inputs are distributed, see training.Profile.
+	profile func(context.Context) ([]byte, error)
 }
 
 // registered returns the version of the job, if there is one.
@@ -259,6 +261,13 @@ func (r *record) describe(ctx context.Context, model training.Model) error {
 		return fmt.Errorf("write the placement: %w", err)
 	}
 	if err := r.models.UploadArtifact(ctx, r.run, "placement.json", text); err != nil {
+		return err
+	}
+	inputs, err := r.profile(ctx)
+	if err != nil {
+		return err
+	}
+	if err := r.models.UploadArtifact(ctx, r.run, registry.ArtifactInputs, inputs); err != nil {
 		return err
 	}
 	var rows []string

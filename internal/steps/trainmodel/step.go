@@ -108,7 +108,9 @@ func run(ctx context.Context, in *step.Input) error {
 	packs := assets.PacksRef(db, w.schema, p.data.Table)
 	in.Reads(packs, assets.ReleasesRef(db, w.schema))
 
-	rec := &record{models: models, plan: p, log: in.Log}
+	rec := &record{models: models, plan: p, log: in.Log, profile: func(ctx context.Context) ([]byte, error) {
+		return training.Profile(ctx, database, w.schema, p.data)
+	}}
 	if err := rec.claim(ctx); err != nil {
 		return err
 	}

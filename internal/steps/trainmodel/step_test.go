@@ -446,7 +446,7 @@ func TestAStepThatDiedAtAnyCallLeavesOneVersion(t *testing.T) {
 		r := run(t, f, s.URL, flags)
 		versions, runs := s.Versions(), s.Runs()
 		if r.Code != 0 || len(versions) != 1 || len(runs) != 1 || runs[0].Status != registry.Finished || versions[0].RunID != r.Outputs["run-id"] ||
-			len(s.Artifacts()) != 7 || runs[0].Metrics["validation_accuracy/1"] == 0 || runs[0].Tags["insitu.shard-rows"] != "320" {
+			len(s.Artifacts()) != 8 || runs[0].Metrics["validation_accuracy/1"] == 0 || runs[0].Tags["insitu.shard-rows"] != "320" {
 			t.Errorf("died at call %d: exit %d, versions %+v, runs %+v", n, r.Code, versions, runs)
 		}
 		if died.Code == 0 {

@@ -5,16 +5,19 @@ import functools
 import hashlib
 import json
 import math
+import random
 
-from insitu_runtime import onnxmodel
+from insitu_runtime import drift, onnxmodel
 
 from . import picture, table
 from .refusal import Refused
 
 # Every call asks this, so it costs as little as it can: what the route is, is asked only when there is one.
-ACTIVE = """select name, version, digest, (select true from route) as routed from models
+ACTIVE = """select name, version, digest, (select true from route) as routed, (select share from sampling) as sampled from models
 where (name, version) = (select name, version from activations order by ordinal desc limit 1)"""
 ROUTE = "select mode, share, name, version from route"
+PAYLOAD = "select payload from sampling"
+PROFILE = "select profile::text as profile from profiles where name = $1 and version = $2"
 VERSION = "select name, version, digest from models where name = $1 and version = $2"
 MODEL = "select m.manifest::text as manifest, b.onnx from models m join model_blobs b on b.digest = m.digest where m.name = $1 and m.version = $2"
 LOG = "select log_predictions($1)"
@@ -56,6 +59,7 @@ class Host:
         self.database = database
         self.plans = {}
         self.models = {}  # (name, version, digest) -> Model
+        self.draw = random.Random().random
 
     @refusing
     def run_inference_task(self, img):
@@ -106,26 +110,41 @@ class Host:
 
     def many(self, inputs, encode):
         """The columns of all predictions: PL/Python makes arrays of lists much faster than rows."""
-        champion, route = self.active()
+        champion, watch = self.active()
         found = []
         for start in range(0, len(inputs), BATCH):
-            found += self.answers(champion, route, list(enumerate(inputs[start : start + BATCH], start + 1)), encode)
+            found += self.answers(champion, watch, list(enumerate(inputs[start : start + BATCH], start + 1)), encode)
         return Prediction(*([list(column) for column in zip(*map(prediction, found))] or [[]] * 4))
 
-    def answers(self, champion, route, inputs, encode):
+    def answers(self, champion, watch, inputs, encode):
         """An Answer for each input; encode(model, inputs) gives the model's examples and the inputs' keys."""
         examples, keys = encode(champion, inputs)
         found = champion.answers(examples)
-        return found if route is None else self.routed(champion, route, found, inputs, keys, encode)
+        return found if watch is None else self.watched(champion, watch, found, inputs, examples, keys, encode)
 
-    def routed(self, champion, route, found, inputs, keys, encode):
-        """The answers, in a canary those of the share by the challenger; what both say is logged.
+    def watched(self, champion, watch, found, inputs, examples, keys, encode):
+        """The answers, in a canary those of its share by the challenger; what a route sent to two models, and the sample, is logged."""
+        route, share = watch
+        entries = {}  # by the number of the input
+        answered = found if route is None else self.routed(champion, route, found, inputs, keys, encode, entries)
+        sample = [at for at in range(len(found)) if self.draw() < share]
+        if sample:
+            keep = self.query(PAYLOAD, [], [])[0]["payload"]
+            for at, bins in zip(sample, self.bins(champion, [examples[at] for at in sample])):
+                if at not in entries:
+                    entries[at] = dict(self.entry(champion, found[at], keys[at]), mode="sample", answered_by="champion")
+                entries[at].update(bins=bins, payload="\\x" + keys[at].hex() if keep else None)
+        if entries:
+            self.query(LOG, ["json"], [write(list(entries.values()))])
+        return answered
+
+    def routed(self, champion, route, found, inputs, keys, encode, entries):
+        """The answers, in a canary those of the share by the challenger; adds what both say to the entries.
 
         A challenger that fails is logged too, and nobody notices.
         """
-        hashes = [hashlib.sha256(key).hexdigest() for key in keys]
-        buckets = [int(text[:12], 16) % BUCKETS for text in hashes]
-        chosen = [at for at, bucket in enumerate(buckets) if bucket < route["share"] * BUCKETS]
+        both = [self.entry(champion, answer, key) for answer, key in zip(found, keys)]
+        chosen = [at for at, entry in enumerate(both) if entry["bucket"] < route["share"] * BUCKETS]
         if not chosen:
             return found
         error = None
@@ -135,31 +154,49 @@ class Host:
         except Refused as refused:
             error, theirs = refused.sqlstate, [Answer(None, None, None, None)] * len(chosen)
         canary = route["mode"] == "canary" and error is None
-        answered, entries = list(found), []
+        answered = list(found)
         for at, other in zip(chosen, theirs):
             if canary:
                 answered[at] = other
-            entries.append({
-                "mode": route["mode"], "input_hash": hashes[at], "bucket": buckets[at],
-                "champion_name": champion.name, "champion_version": champion.version,
-                "champion_label": found[at].label, "champion_probability": found[at].probability,
-                "challenger_name": route["name"], "challenger_version": route["version"],
-                "challenger_label": other.label, "challenger_probability": other.probability, "challenger_error": error,
-                "answered_by": "challenger" if canary else "champion",
-            })  # fmt: skip
-        self.query(LOG, ["json"], [write(entries)])
+            entries[at] = dict(
+                both[at], mode=route["mode"],
+                challenger_name=route["name"], challenger_version=route["version"],
+                challenger_label=other.label, challenger_probability=other.probability, challenger_error=error,
+                answered_by="challenger" if canary else "champion",
+            )  # fmt: skip
         return answered
 
+    def entry(self, champion, answer, key):
+        """What the log says of every prediction."""
+        digest = hashlib.sha256(key).hexdigest()
+        return {
+            "input_hash": digest, "bucket": int(digest[:12], 16) % BUCKETS,
+            "champion_name": champion.name, "champion_version": champion.version,
+            "champion_label": answer.label, "champion_probability": answer.probability,
+        }  # fmt: skip
+
+    def bins(self, model, examples):
+        """For each example the bins of the model's profile that it is in; none without a profile."""
+        if model.profile is None:
+            stored = self.query(PROFILE, ["text", "int"], [model.name, model.version])
+            if stored:
+                model.profile = drift.Bins(json.loads(stored[0]["profile"]), model.data)
+        if model.profile is None:
+            return [[]] * len(examples)
+        return model.profile.of(b"".join(examples), len(examples))
+
     def active(self):
-        """The active model, and the route when there is one to another model."""
+        """The active model, and what watches it, if anything does: the route to another model, and the share that is sampled."""
         rows = self.query(ACTIVE, [], [])
         if not rows:
             raise Refused("IS003", "no model is active in this schema", "run deploy-inference-db")
-        model = self.model(rows[0])
-        route = self.query(ROUTE, [], [])[0] if rows[0]["routed"] else None
+        found = rows[0]
+        model = self.model(found)
+        route = self.query(ROUTE, [], [])[0] if found["routed"] else None
         if route and (route["name"], route["version"]) == (model.name, model.version):
             route = None  # the challenger was activated
-        return model, route
+        share = found["sampled"] or 0
+        return model, (route, share) if route or share else None
 
     def version(self, name, version):
         rows = self.query(VERSION, ["text", "int"], [name, version])
@@ -205,6 +242,7 @@ class Model:
         # JSON of class to probability: nine digits tell all float32 apart.
         self.text = "{%s}" % ", ".join(write(name).replace("%", "%%") + ": %.9g" for name in self.classes)
         self.columns = manifest.get("columns") or []
+        self.profile = None  # drift.Bins, once the sampling has asked for it
         if len(self.columns) not in (0, math.prod(shape)):
             raise onnxmodel.ModelError("it takes %d values and its manifest names %d columns" % (math.prod(shape), len(self.columns)))
 

@@ -7,7 +7,7 @@ import json
 import sys
 import time
 
-from . import learning, onnxmodel, shard
+from . import drift, learning, onnxmodel, shard
 from . import state as states
 
 NOTICE_SECONDS = 1.0
@@ -81,6 +81,12 @@ class Host:
     def predict_onnx(self, model, digest, data, n):
         onnxmodel.refuse_external_data(model)
         return self.models.get(digest, lambda: model).predict(data, n).tobytes()
+
+    def summarize_inputs(self, data, packed, n):
+        return drift.summaries(packed, n, json.loads(data)).tobytes()
+
+    def profile_inputs(self, data, summaries):
+        return json.dumps(drift.profile(summaries, json.loads(data)))
 
     def fit_step(self, token, spec, state, labels, data):
         token, work = self.find(token, lambda: Fit(self, learning.parse_spec(spec), state))
