@@ -233,8 +233,8 @@ func TestARunAddsWhatIsNewAndNothingElse(t *testing.T) {
 	s := p.succeed(t, "-p", "epochs=2")
 	first := p.counts(t)
 	want := map[string]int{
-		"training.databasechangelog": 7, "training.datasets": 1, "training.releases": 1, "training.jobs": 1, "training.models": 1,
-		"inference.databasechangelog": 7, "inference.models": 1, "inference.activations": 1,
+		"training.databasechangelog": 8, "training.datasets": 1, "training.releases": 1, "training.jobs": 1, "training.models": 1,
+		"inference.databasechangelog": 9, "inference.models": 1, "inference.activations": 1,
 	}
 	if diff := cmp.Diff(want, first); diff != "" {
 		t.Errorf("after the first run: %s", diff)
@@ -270,7 +270,7 @@ func TestARunAddsWhatIsNewAndNothingElse(t *testing.T) {
 
 	p.write(t, "learner.py", p.read(t, "learner.py")+"\n# edited\n")
 	s = p.succeed(t, "-p", "epochs=3")
-	want["training.databasechangelog"], want["training.releases"], want["training.jobs"], want["training.models"] = 8, 2, 3, 3
+	want["training.databasechangelog"], want["training.releases"], want["training.jobs"], want["training.models"] = 9, 2, 3, 3
 	want["inference.databasechangelog"], want["inference.models"], want["inference.activations"] = first["inference.databasechangelog"]+2, 3, 3
 	if diff := cmp.Diff(want, p.counts(t)); diff != "" || s.Model.Version != "3" {
 		t.Errorf("an edited learner, version %q: %s", s.Model.Version, diff)

@@ -40,6 +40,7 @@ func Spec() step.Spec {
 		Summary: "Deploys a model to the inference database, compares its predictions and switches to it",
 		Description: "Liquibase brings the inference schema up to date and adds the model, whose bytes are verified against the registry. " +
 			"The first test rows are then predicted in three ways: by the learner itself and by the ONNX model in the training database, and by the deployed model in the inference database. " +
+			"The profile that monitoring compares its calls with is stored beside it. " +
 			"Then one transaction makes the model the active one, the registry alias is made to name it, and the bytes of old versions are pruned. " +
 			"The table `deployments` says all of it.\n\n" +
 			"If the predictions differ by more than the tolerance, or anything else fails for good, all of it is undone: the version that was active stays so, or is it again, and the alias goes back to it. " +

@@ -61,7 +61,8 @@ func Spec() step.Spec {
 			"The learning curve goes to MLflow epoch by epoch: `loss`, `accuracy`, `validation_loss`, `validation_accuracy`, `rows_per_second`, `epoch_seconds`, `shard_skew`. " +
 			"A point that MLflow does not take is sent again at the end. " +
 			"Where each shard was trained (its segment, or its session), its rows, packs and pace are in the log, in the run's artifact `placement.json` and in the report of evaluate-model. " +
-			"On Greenplum a shard that was trained on the coordinator is an error.",
+			"On Greenplum a shard that was trained on the coordinator is an error.\n\n" +
+			"How the inputs of the train split are distributed, which monitoring compares the model's calls with, is the run's artifact `monitoring/inputs.json`: bounds and counts, made in the database.",
 		Flags: flags,
 		Outputs: []step.Output{
 			{Name: "model-name", Usage: "registered model"},
