@@ -53,7 +53,7 @@ func TestDeployingAgainAddsNothingAndChangedCodeAddsARelease(t *testing.T) {
 	if first.Code != 0 || first.Stdout != "" {
 		t.Fatalf("exit code %d: %s", first.Code, first.Stderr)
 	}
-	want := map[string]string{"code-digest": first.Outputs["code-digest"], "release": "1", "changesets-added": "7", "tag": "abc", "candidates": `[{"epochs":10}]`}
+	want := map[string]string{"code-digest": first.Outputs["code-digest"], "release": "1", "changesets-added": "8", "tag": "abc", "candidates": `[{"epochs":10}]`}
 	if diff := cmp.Diff(want, first.Outputs); diff != "" {
 		t.Error(diff)
 	}

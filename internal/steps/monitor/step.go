@@ -8,12 +8,14 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/insitu-ml/insitu/internal/argo"
 	"github.com/insitu-ml/insitu/internal/changelog"
 	"github.com/insitu-ml/insitu/internal/monitoring"
 	"github.com/insitu-ml/insitu/internal/postgres"
@@ -52,6 +54,7 @@ func Spec(tell func(Report)) step.Spec {
 		{Name: "arguments", Usage: "parameters of the pipeline for the retraining, as a JSON object from name to value", Kind: step.JSON},
 		{Name: "ended", Usage: "name of a retraining that has ended; nothing is measured then"},
 		{Name: "result", Usage: "how it ended", Default: "ended"},
+		{Name: "metrics", Usage: "file that all metrics are written to, for Prometheus' textfile collector; its name ends in .prom"},
 		{Name: "exit-code", Usage: "end with exit code 3 when there is something to do: with --retrain when this check got a run to submit, else when a limit is crossed", Kind: step.Bool, Default: "false"},
 	}
 	flags = append(flags, services.InferenceFlags()...)
@@ -66,7 +69,7 @@ func Spec(tell func(Report)) step.Spec {
 			"That happens once: while a retraining is open, and for the cool-down after its end, other checks get none, also those at the same moment. " +
 			"`--ended` says that it has ended; so does a deployment since, or eight days without news.\n\n" +
 			"The metrics `live_psi_...`, `live_accuracy`, `live_rows` and `live_truths` go to the run of the version in MLflow, if there is a registry; one that does not answer stops nothing. " +
-			"The output `metrics` has all of them in Prometheus' text format. What is older than the sampling wants to keep is deleted.\n\n" +
+			"`--metrics` names a file for all of them in Prometheus' text format. What is older than the sampling wants to keep is deleted.\n\n" +
 			"A crossed limit is a result, not an error: the exit code is 0 unless `--exit-code` is given.",
 		Flags: flags,
 		Outputs: []step.Output{
@@ -77,7 +80,6 @@ func Spec(tell func(Report)) step.Spec {
 			{Name: "reason", Usage: "one line that says which limit is crossed, or how things stand"},
 			{Name: "psi", Usage: "largest population stability index that was judged; empty if none was"},
 			{Name: "accuracy", Usage: "live accuracy; empty if it was not judged"},
-			{Name: "metrics", Usage: "all metrics for Prometheus' textfile collector", File: "metrics.prom"},
 		},
 		Examples: []step.Example{{
 			Text:    "See how the model is doing",
@@ -103,6 +105,7 @@ type settings struct {
 	check          string
 	arguments      map[string]any
 	ended, result  string
+	metrics        string
 	signal         bool
 	mlflow         services.MLflowConfig
 	inferenceLogin postgres.Config
@@ -113,9 +116,9 @@ func run(ctx context.Context, in *step.Input, tell func(Report)) error {
 		schema: in.String("inference-schema"), window: in.Duration("window"),
 		limits:  monitoring.Limits{PSI: in.Float("max-psi"), AccuracyDrop: in.Float("max-accuracy-drop"), Rows: int64(in.Int("min-rows")), Truths: int64(in.Int("min-truths"))},
 		retrain: in.Bool("retrain"), cooldown: in.Duration("cooldown"), check: in.String("check"), arguments: in.JSON("arguments"),
-		ended: in.String("ended"), result: in.String("result"), signal: in.Bool("exit-code"), mlflow: services.MLflow(in), inferenceLogin: services.Inference(in),
+		ended: in.String("ended"), result: in.String("result"), metrics: in.String("metrics"), signal: in.Bool("exit-code"), mlflow: services.MLflow(in), inferenceLogin: services.Inference(in),
 	}
-	if err := in.Validate(s.mlflow.Check(), changelog.CheckSchema(s.schema), s.checkWindow(), s.checkArguments()); err != nil {
+	if err := in.Validate(s.mlflow.Check(), changelog.CheckSchema(s.schema), s.checkWindow(), s.checkArguments(), s.checkMetrics()); err != nil {
 		return err
 	}
 	for _, o := range []string{"run", "reason", "psi", "accuracy"} {
@@ -124,7 +127,6 @@ func run(ctx context.Context, in *step.Input, tell func(Report)) error {
 	in.Output("crossed", "false")
 	in.Output("retrain", "false")
 	in.Output("arguments", "[]")
-	in.OutputFile("metrics", nil)
 
 	conn, err := postgres.Connect(ctx, s.inferenceLogin, postgres.Options{})
 	if err != nil {
@@ -164,11 +166,15 @@ func (s settings) measure(ctx context.Context, in *step.Input, at monitoring.Pla
 	psi, accuracy := s.judged(state)
 	in.Output("psi", psi)
 	in.Output("accuracy", accuracy)
-	metrics, err := monitoring.Metrics(s.schema, state, verdict)
-	if err != nil {
-		return err
+	if s.metrics != "" {
+		metrics, err := monitoring.Metrics(s.schema, state, verdict)
+		if err != nil {
+			return err
+		}
+		if err := argo.WriteOutputs(filepath.Dir(s.metrics), map[string][]byte{filepath.Base(s.metrics): metrics}); err != nil {
+			return err
+		}
 	}
-	in.OutputFile("metrics", metrics)
 	s.record(ctx, in, state)
 
 	if !s.retrain || !verdict.Crossed {
@@ -271,6 +277,14 @@ func (s settings) send(ctx context.Context, state monitoring.State) error {
 func (s settings) checkWindow() error {
 	if s.window <= 0 {
 		return fmt.Errorf("--window is %s, expected a time such as 24h", s.window)
+	}
+	return nil
+}
+
+// checkMetrics refuses a name that the collector would not look at.
+func (s settings) checkMetrics() error {
+	if s.metrics != "" && filepath.Ext(s.metrics) != ".prom" {
+		return fmt.Errorf("--metrics is %q, expected a file whose name ends in .prom", s.metrics)
 	}
 	return nil
 }

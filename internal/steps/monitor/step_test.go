@@ -8,6 +8,8 @@ import (
 	"maps"
 	"math"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -289,12 +291,13 @@ func TestWrongAnswersLeadToARetraining(t *testing.T) {
 	d := deploy(t, train(t))
 	d.call(t, 600, 0)
 	d.exec(t, "insert into feedback (input_hash, label) select input_hash, case when row_number() over () % 3 = 0 then 'other' else champion_label end from prediction_log")
-	r, _ := d.check(t, nil)
+	file := filepath.Join(t.TempDir(), "insitu.prom")
+	r, _ := d.check(t, map[string]string{"metrics": file})
 	if accuracy, err := strconv.ParseFloat(r.Outputs["accuracy"], 64); err != nil || math.Abs(accuracy-2.0/3) > 0.001 || r.Outputs["crossed"] != "true" || !strings.Contains(r.Outputs["reason"], "0.970, that of the evaluation") {
 		t.Errorf("outputs %v", r.Outputs)
 	}
-	if !strings.Contains(string(r.Files["metrics"]), "insitu_drift_crossed") {
-		t.Errorf("metrics: %s", r.Files["metrics"])
+	if text, err := os.ReadFile(file); err != nil || !strings.Contains(string(text), "insitu_drift_crossed{") {
+		t.Errorf("metrics: %s, %v", text, err)
 	}
 }
 
@@ -334,6 +337,7 @@ func TestSettingsThatCannotBeAreRefused(t *testing.T) {
 	t.Parallel()
 	d := deployed{schema: "team-a", server: postgres.Config{Host: "localhost", Port: 1, Database: "d", Username: "u", Password: "p"}}
 	for want, more := range map[string]map[string]string{
+		"--metrics is \"x\"":                   {"metrics": "x"},
 		"--window is 0s":                       {"window": "0s"},
 		"--arguments has \"reason\"":           {"arguments": `{"reason": "x"}`},
 		"--arguments has \"inference-schema\"": {"arguments": `{"inference-schema": "x"}`},
