@@ -339,3 +339,25 @@ func FuzzAdd(f *testing.F) {
 		}
 	})
 }
+
+func TestTheDistributionIsInTenths(t *testing.T) {
+	t.Parallel()
+	var values []float32
+	for i := range 100 {
+		values = append(values, float32((37*i)%100+1)) // 1 to 100, in some order
+	}
+	above := float64(math.Nextafter32(100, 101))
+	for name, c := range map[string]struct {
+		values []float32
+		want   *Distribution
+	}{
+		"1 to 100":      {values, &Distribution{[]float64{1, 10, 20, 30, 40, 50, 60, 70, 80, 90, above}, []int64{0, 9, 10, 10, 10, 10, 10, 10, 10, 10, 11, 0}}},
+		"always 100":    {[]float32{100, 100, 100}, &Distribution{[]float64{100, above}, []int64{0, 3, 0}}},
+		"nothing else":  {[]float32{100}, &Distribution{[]float64{100, above}, []int64{0, 1, 0}}},
+		"mostly a zero": {[]float32{0, 0, 0, 0, 0, 0, 0, 0, 0, 100}, &Distribution{[]float64{0, above}, []int64{0, 10, 0}}},
+	} {
+		if d := cmp.Diff(c.want, distribution(c.values)); d != "" {
+			t.Errorf("%s (-want +got):\n%s", name, d)
+		}
+	}
+}

@@ -575,9 +575,13 @@ func TestTheRolesAreThoseOfThePlainManifests(t *testing.T) {
 
 func TestTheValuesInTheDocumentationWork(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile("../../docs/deploy-helm.md")
-	if err != nil {
-		t.Fatal(err)
+	var text []byte
+	for _, page := range []string{"deploy-helm.md", "monitoring.md"} {
+		part, err := os.ReadFile(filepath.Join("../../docs", page))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text = append(text, part...)
 	}
 	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(text), -1)
 	tried := 0
