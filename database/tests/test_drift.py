@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+
 from insitu_runtime import drift
 
 TABLE = {"shape": [3], "dtype": "float32", "columns": ["age", "rooms", "floor"]}
@@ -53,8 +54,14 @@ def test_values_beyond_all_that_was_seen_have_bins_of_their_own():
     [
         ([8, 8], ["mean", "deviation"]),
         ([8, 8, 1], ["mean", "deviation"]),
-        ([3, 8, 8], ["mean of channel 1", "mean of channel 2", "mean of channel 3", "deviation of channel 1", "deviation of channel 2", "deviation of channel 3"]),
-        ([8, 8, 3], ["mean of channel 1", "mean of channel 2", "mean of channel 3", "deviation of channel 1", "deviation of channel 2", "deviation of channel 3"]),
+        (
+            [3, 8, 8],
+            ["mean of channel 1", "mean of channel 2", "mean of channel 3", "deviation of channel 1", "deviation of channel 2", "deviation of channel 3"],
+        ),
+        (
+            [8, 8, 3],
+            ["mean of channel 1", "mean of channel 2", "mean of channel 3", "deviation of channel 1", "deviation of channel 2", "deviation of channel 3"],
+        ),
         ([2000], ["mean", "deviation"]),
         ([2], ["value 1", "value 2"]),
     ],

@@ -16,7 +16,9 @@ DATA = {"shape": [8, 8], "dtype": "uint8", "range": [0, 16], "bytes": 64}
 
 def load(module):
     files = {"insitu_inference/" + path.name: path.read_text("utf-8") for path in (INFERENCE / "insitu_inference").glob("*.py")}
-    files.update({"insitu_runtime/" + name: (RUNTIME / "insitu_runtime" / name).read_text("utf-8") for name in ("__init__.py", "boot.py", "drift.py", "onnxmodel.py")})
+    files.update(
+        {"insitu_runtime/" + name: (RUNTIME / "insitu_runtime" / name).read_text("utf-8") for name in ("__init__.py", "boot.py", "drift.py", "onnxmodel.py")}
+    )
     bundle = json.dumps(files)
     return boot.load(digest_of(bundle), bundle, "insitu_inference." + module)
 
@@ -58,7 +60,19 @@ class Tables(Session):
 
     def execute(self, sql, args=()):
         if sql == host.ACTIVE:
-            return [{"name": "m", "version": self.active, "digest": self.digest, "routed": self.route and True, "sampled": self.sampling and self.sampling["share"]}] if self.active else []
+            return (
+                [
+                    {
+                        "name": "m",
+                        "version": self.active,
+                        "digest": self.digest,
+                        "routed": self.route and True,
+                        "sampled": self.sampling and self.sampling["share"],
+                    }
+                ]
+                if self.active
+                else []
+            )
         if sql == host.ROUTE:
             return [self.route]
         if sql == host.PAYLOAD:
