@@ -25,7 +25,7 @@ One transaction then switches, and enters the rollback into the tables deploymen
 If the registry is down, the database is switched all the same, and the exit code is 75: run it again, and the alias follows.
 A version whose bytes were pruned is fetched from the registry.
 
-A rollback that did not get to its end is finished before another one begins. Give --to in scripts: it can be run any number of times.
+A rollback that did not get to its end is finished before another one begins; so is one by Liquibase, which does not know the registry. Give --to in scripts: it can be run any number of times.
 
 Without --bindings it uses the local services that insitu run started on this machine.
 

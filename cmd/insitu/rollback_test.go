@@ -28,6 +28,8 @@ import (
 // rollbackPlace is a schema that served versions 1, 2 and 3 of the model m, and a registry whose alias is at 3.
 type rollbackPlace struct {
 	*registrytest.Server
+	server         postgres.Config
+	text           []byte // the changelog
 	session        *changelog.Session
 	schema, root   string
 	down, refusing bool // what the registry says to a POST of the alias
@@ -36,7 +38,7 @@ type rollbackPlace struct {
 func newRollbackPlace(t *testing.T) *rollbackPlace {
 	t.Helper()
 	cfg := changelogtest.Server(t)
-	p := &rollbackPlace{Server: registrytest.New(t), schema: changelogtest.Schema(t, cfg, "Rollback")}
+	p := &rollbackPlace{Server: registrytest.New(t), server: cfg, schema: changelogtest.Schema(t, cfg, "Rollback")}
 	p.root = bindings(t, map[string]string{"type": "postgres", "provider": "vmware", "host": cfg.Host, "port": strconv.Itoa(cfg.Port), "database": cfg.Database, "username": cfg.Username, "password": cfg.Password})
 	dir := filepath.Join(p.root, "registry")
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -93,7 +95,7 @@ func newRollbackPlace(t *testing.T) *rollbackPlace {
 		must(client.UploadArtifact(t.Context(), run, "model/insitu.json", []byte(m.Manifest)))
 		_, _, err = client.EnsureModelVersion(t.Context(), "m", run, "model", "n", map[string]string{"n": fmt.Sprint(i), registry.TagJob: "j", registry.TagCode: "c", registry.TagDataset: "d", registry.TagONNX: m.Digest})
 		must(err)
-		_, _, err = inference.Deploy(t.Context(), p.session, p.schema, base, m)
+		_, p.text, err = inference.Deploy(t.Context(), p.session, p.schema, base, m)
 		must(err)
 		v := inference.Version{Name: "m", Version: i + 1}
 		_, err = inference.Activate(t.Context(), p.session.Conn, p.schema, v, inference.Evidence{})
@@ -164,6 +166,16 @@ func TestRollbackServesFirstAndFinishesLater(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.run(t, "--to 1 --lock-wait 0s", 75, "another session holds the lock", 3, 3)
+}
+
+// Liquibase does not know the registry: its rollback is finished before another one begins.
+func TestRollbackFinishesWhatLiquibaseRolledBack(t *testing.T) {
+	t.Parallel()
+	p := newRollbackPlace(t)
+	changelogtest.Stock(t, p.server, p.schema, p.text, "rollback-count", "--count=1")
+	p.run(t, "--dry-run", 0, "whose alias did not follow yet", 2, 3)
+	p.run(t, "", 0, "The alias staging names version 2.", 2, 2)
+	p.run(t, "", 0, "goes back to version 1", 1, 1)
 }
 
 func TestRollbackSaysWhatItLacks(t *testing.T) {

@@ -40,6 +40,30 @@ func Activate(ctx context.Context, c *postgres.Conn, schema string, v Version, e
 	return previous, err
 }
 
+// Challenge enters a deployed version that is not switched to into the ledger: set_route may send it a share of the calls.
+// If that stands there already, nothing changes. It returns the version that is active.
+func Challenge(ctx context.Context, c *postgres.Conn, schema string, v Version, e Evidence) (active Version, err error) {
+	err = locked(ctx, c, schema, func(tx pgx.Tx) error {
+		s, err := readState(ctx, tx, schema)
+		if err != nil {
+			return err
+		}
+		active = s.active()
+		var known bool
+		table := postgres.Ident(schema, "deployments")
+		if err := tx.QueryRow(ctx, "select coalesce((select action = 'challenge' from "+table+" where action in ('challenge', 'activate', 'rollback', 'prune', 'failed') and name = $1 and version = $2 order by ordinal desc limit 1), false)",
+			v.Name, v.Version).Scan(&known); err != nil {
+			return postgres.Wrap(err, "read "+table)
+		}
+		if known || active == v {
+			return nil
+		}
+		_, err = enter(ctx, tx, schema, routable, v, "", e.details(Version{}))
+		return err
+	})
+	return active, err
+}
+
 // SwitchBack makes a version active that was active before, in one transaction with its rows in the ledger and in databasechangelog.
 // A shadow or canary of the version that is left ends. If it is active already, nothing changes. It returns the version that was active until then.
 func SwitchBack(ctx context.Context, c *postgres.Conn, schema string, to Version, reason string) (from Version, err error) {
@@ -56,8 +80,8 @@ func SwitchBack(ctx context.Context, c *postgres.Conn, schema string, to Version
 			return err
 		}
 		// A route to the version that is left would go on sending it a share of the calls.
-		if _, err := tx.Exec(ctx, "delete from "+postgres.Ident(schema, "route")+" where name = $1 and version = $2", from.Name, from.Version); err != nil {
-			return postgres.Wrap(err, "end the route to the version that is left")
+		if err := endRoute(ctx, tx, schema, from); err != nil {
+			return err
 		}
 		set, err := r.changeset()
 		if err != nil {
@@ -66,6 +90,12 @@ func SwitchBack(ctx context.Context, c *postgres.Conn, schema string, to Version
 		return changelog.Record(ctx, tx, schema, ChangelogPath, set)
 	})
 	return from, err
+}
+
+// endRoute ends a shadow or canary of the version.
+func endRoute(ctx context.Context, tx pgx.Tx, schema string, v Version) error {
+	_, err := tx.Exec(ctx, "delete from "+postgres.Ident(schema, "route")+" where name = $1 and version = $2", v.Name, v.Version)
+	return postgres.Wrap(err, fmt.Sprintf("end the route to model %q version %d", v.Name, v.Version))
 }
 
 // switchTo adds the version to the ledger and to activations.

@@ -50,6 +50,12 @@ func MoveAlias(ctx context.Context, c *postgres.Conn, schema string, r Aliases, 
 	})
 }
 
+// Holder is the number of the version that holds the alias, 0 if none does.
+func Holder(ctx context.Context, r Aliases, name, alias string) (int, error) {
+	v, err := holder(ctx, r, name, alias)
+	return v.Version, err
+}
+
 // holder is the version that holds the alias, version 0 if none does.
 func holder(ctx context.Context, r Aliases, name, alias string) (registry.ModelVersion, error) {
 	v, err := r.Alias(ctx, name, alias)
@@ -71,7 +77,7 @@ func Active(ctx context.Context, c *postgres.Conn, schema string) (Version, erro
 // TakeBack is what remains to be done when the deployment of a version failed for good: the version must not be active and must not hold the alias.
 // A version that this deployment switched to goes out of service again. So does one that was active before (wasActive) if it no longer predicts
 // what it should; any other failure says nothing about it. The alias goes to the active version; where there is none, to the version
-// that the promotion took it from, if it took it from one. It returns in words how things stand.
+// that the promotion took it from, if it took it from one. A route to the version ends. It returns in words how things stand.
 func TakeBack(ctx context.Context, c *postgres.Conn, schema string, r Aliases, alias string, v Version, wasActive bool, cause error) (string, error) {
 	var active Version
 	has, err := hasLedger(ctx, c, schema)
@@ -91,6 +97,11 @@ func TakeBack(ctx context.Context, c *postgres.Conn, schema string, r Aliases, a
 			active = s.before()
 		}
 		if err := locked(ctx, c, schema, func(tx pgx.Tx) error {
+			if active != v && !wasActive {
+				if err := endRoute(ctx, tx, schema, v); err != nil {
+					return err
+				}
+			}
 			_, err := enter(ctx, tx, schema, failed, v, cause.Error(), nil)
 			return err
 		}); err != nil {

@@ -16,6 +16,7 @@ type action string
 const (
 	deployed  action = "deploy"
 	activated action = "activate"
+	routable  action = "challenge" // deployed without being switched to, and predicts what it should
 	followed  action = "alias" // the registry's alias went where the database had gone
 	rolled    action = "rollback"
 	pruned    action = "prune"
@@ -57,6 +58,7 @@ type state struct {
 	log      []switching
 	trail    []Version
 	followed bool // the registry's alias is known to name the active version
+	undone   bool // Liquibase, which does not know the registry, took the newest switch back
 }
 
 // switching is one row of activations.
@@ -106,6 +108,9 @@ func readState(ctx context.Context, q querier, schema string) (s state, err erro
 		return s, postgres.Wrap(err, "read "+activations)
 	}
 	s.trail = trail(s.log)
+	if err := q.QueryRow(ctx, "select coalesce((select max(ordinal) from "+deployments+" where action in ('activate', 'rollback')) > (select max(ordinal) from "+activations+"), false)").Scan(&s.undone); err != nil {
+		return s, postgres.Wrap(err, "read "+deployments)
+	}
 	if active := s.active(); active != (Version{}) {
 		err = q.QueryRow(ctx, "select coalesce((select name = $1 and version = $2 and ordinal > $3 from "+deployments+" where action = 'alias' order by ordinal desc limit 1), false)",
 			active.Name, active.Version, s.log[len(s.log)-1].ordinal).Scan(&s.followed)

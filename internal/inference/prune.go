@@ -9,7 +9,7 @@ import (
 )
 
 // Prune deletes the bytes of old versions and returns which these were.
-// The last keep versions that were switched to stay, and always the active one, the one before it and a route's challenger.
+// The last keep versions that were switched to or deployed as challengers stay, and always the active one, the one before it and a route's challenger.
 // The rows of the others stay too: they are the history, and the version can be deployed again.
 func Prune(ctx context.Context, c *postgres.Conn, schema string, keep int) (gone []Version, err error) {
 	models, blobs := postgres.Ident(schema, "models"), postgres.Ident(schema, "model_blobs")
@@ -18,8 +18,8 @@ func Prune(ctx context.Context, c *postgres.Conn, schema string, keep int) (gone
 		if err != nil {
 			return err
 		}
-		rows, err := tx.Query(ctx, "select m.name, m.version, m.digest, exists (select 1 from "+postgres.Ident(schema, "route")+" r where r.name = m.name and r.version = m.version) from "+models+" m join "+blobs+" b on b.digest = m.digest left join "+postgres.Ident(schema, "activations")+
-			" a on a.name = m.name and a.version = m.version group by m.name, m.version, m.digest order by max(a.ordinal) desc nulls last, m.deployed_at desc, m.version desc")
+		rows, err := tx.Query(ctx, "select m.name, m.version, m.digest, exists (select 1 from "+postgres.Ident(schema, "route")+" r where r.name = m.name and r.version = m.version) from "+models+" m join "+blobs+" b on b.digest = m.digest left join (select ordinal, name, version from "+postgres.Ident(schema, "activations")+" union all select ordinal, name, version from "+postgres.Ident(schema, "deployments")+
+			" where action = 'challenge') a on a.name = m.name and a.version = m.version group by m.name, m.version, m.digest order by max(a.ordinal) desc nulls last, m.deployed_at desc, m.version desc")
 		if err != nil {
 			return postgres.Wrap(err, "read "+models)
 		}

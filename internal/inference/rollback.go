@@ -17,12 +17,12 @@ import (
 type Plan struct {
 	From, To Version
 	Pruned   bool // the bytes of To must come from the registry
-	// Finish says that the newest switch was this rollback, and that the registry's alias did not follow it yet.
+	// Finish says that the newest switch was this rollback, or one by Liquibase, and that the registry's alias did not follow it yet.
 	Finish bool
 }
 
 // PlanRollback finds out what a rollback to that version is, or with 0 to the version that was active before the present one.
-// A rollback that did not get to its end is finished before another one begins.
+// A rollback that did not get to its end is finished before another one begins. One by Liquibase never does: it does not know the registry.
 func PlanRollback(ctx context.Context, c *postgres.Conn, schema string, to int) (p Plan, err error) {
 	has, err := hasLedger(ctx, c, schema)
 	if err != nil {
@@ -43,7 +43,7 @@ func PlanRollback(ctx context.Context, c *postgres.Conn, schema string, to int) 
 	case to != 0:
 		p.To = Version{p.From.Name, to}
 		p.Finish = p.To == p.From && !s.followed
-	case s.rolledBack() && !s.followed:
+	case (s.rolledBack() || s.undone) && !s.followed:
 		p.To, p.Finish = p.From, true
 	default:
 		p.To = s.before()

@@ -26,6 +26,7 @@ type deployment struct {
 	training  postgres.Config
 	schema    string // in the training database
 	version   inference.Version
+	activate  bool // false: the version becomes a challenger, and nothing is switched
 	alias     string
 	keep      int
 	rows      int
@@ -34,7 +35,8 @@ type deployment struct {
 
 // done is what a deployment did.
 type done struct {
-	previous  inference.Version
+	active    inference.Version
+	previous  inference.Version // that was active before; none when nothing was to be switched
 	added     []string
 	changelog []byte
 	parity    inference.Parity
@@ -102,16 +104,13 @@ func (d deployment) deploy(ctx context.Context) (out done, err error) {
 	if err != nil {
 		return out, err
 	}
-	if out.previous, err = inference.Activate(ctx, conn, schema, d.version, evidence); err != nil {
-		return out, err
+	if d.activate {
+		err = d.switchOver(ctx, &out, evidence)
+	} else {
+		err = d.challenge(ctx, &out, evidence)
 	}
-	d.log.Info("model is active", zap.String("name", name), zap.Int("version", number), zap.Any("previous", out.previous))
-	moved, err := inference.MoveAlias(ctx, conn, schema, d.models, d.alias, d.version)
 	if err != nil {
-		return out, fmt.Errorf("model %q version %d is active, but the alias %q does not name it: %w", name, number, d.alias, err)
-	}
-	if moved {
-		d.log.Info("the alias moved", zap.String("alias", d.alias), zap.Int("version", number))
+		return out, err
 	}
 	// Old bytes harm nobody, and the next deployment tries again: a version in service is not taken back for them.
 	gone, err := inference.Prune(ctx, conn, schema, d.keep)
@@ -122,6 +121,58 @@ func (d deployment) deploy(ctx context.Context) (out done, err error) {
 		d.log.Info("pruned the bytes of an old version", zap.String("name", v.Name), zap.Int("version", v.Version))
 	}
 	return out, nil
+}
+
+// switchOver makes the version the active one, and the alias's.
+func (d deployment) switchOver(ctx context.Context, out *done, evidence inference.Evidence) (err error) {
+	name, number, schema, conn := d.version.Name, d.version.Version, d.target.Name, d.session.Conn
+	if out.previous, err = inference.Activate(ctx, conn, schema, d.version, evidence); err != nil {
+		return err
+	}
+	out.active = d.version
+	d.log.Info("model is active", zap.String("name", name), zap.Int("version", number), zap.Any("previous", out.previous))
+	moved, err := inference.MoveAlias(ctx, conn, schema, d.models, d.alias, d.version)
+	if err != nil {
+		return fmt.Errorf("model %q version %d is active, but the alias %q does not name it: %w", name, number, d.alias, err)
+	}
+	if moved {
+		d.log.Info("the alias moved", zap.String("alias", d.alias), zap.Int("version", number))
+	}
+	return nil
+}
+
+// challenge leaves everything as it is: set_route may send the version a share of the calls from now on.
+func (d deployment) challenge(ctx context.Context, out *done, evidence inference.Evidence) (err error) {
+	if err := d.noticeStray(ctx); err != nil {
+		return err
+	}
+	if out.active, err = inference.Challenge(ctx, d.session.Conn, d.target.Name, d.version, evidence); err != nil {
+		return err
+	}
+	if out.active == d.version {
+		d.log.Warn("the version is active and stays so: it cannot be its own challenger", zap.String("name", d.version.Name), zap.Int("version", d.version.Version))
+		return nil
+	}
+	d.log.Info("model is a challenger: set_route sends it a share of the calls", zap.String("name", d.version.Name), zap.Int("version", d.version.Version), zap.Any("active", out.active))
+	return nil
+}
+
+// noticeStray says so when the alias names neither the active version nor the one that is deployed, which a switch would mend:
+// Liquibase, which does not know the registry, may have rolled back, or somebody moved the alias by hand.
+func (d deployment) noticeStray(ctx context.Context) error {
+	active, err := inference.Active(ctx, d.session.Conn, d.target.Name)
+	if err != nil || active.Name != d.version.Name {
+		return err
+	}
+	holder, err := inference.Holder(ctx, d.models, d.version.Name, d.alias)
+	if err != nil {
+		return err
+	}
+	if holder != 0 && holder != active.Version && holder != d.version.Version {
+		d.log.Warn("the alias does not name the active version", zap.String("alias", d.alias), zap.Int("names", holder), zap.Int("active", active.Version),
+			zap.String("to move it", fmt.Sprintf("insitu rollback --inference-schema %s --to %d", d.target.Name, active.Version)))
+	}
+	return nil
 }
 
 // compare predicts by the model in both databases and refuses one that is further apart than the tolerance.
@@ -140,7 +191,7 @@ func (d deployment) compare(ctx context.Context, model inference.Model) (inferen
 			zap.Float64("max_abs_diff", p.MaxAbsDiff), zap.Int("disagreements", p.Disagreements))
 	}
 	if err := parity.Check(d.tolerance); err != nil {
-		return parity, fmt.Errorf("model %q version %d was not activated: %w", d.version.Name, d.version.Version, err)
+		return parity, fmt.Errorf("model %q version %d was not %s: %w", d.version.Name, d.version.Version, map[bool]string{true: "activated", false: "accepted as a challenger"}[d.activate], err)
 	}
 	return parity, nil
 }

@@ -25,6 +25,7 @@ func Spec() step.Spec {
 		{Name: "schema", Usage: "schema in the training database, to compare predictions with", Required: true},
 		{Name: "model-name", Usage: "registered model", Required: true},
 		{Name: "model-version", Usage: "version to deploy", Kind: step.Int, Min: &one, Required: true},
+		{Name: "activate", Usage: "whether to switch to the version; false: it is deployed as a challenger, to which set_route may send a share of the calls", Kind: step.Bool, Default: "true"},
 		{Name: "alias", Usage: "registry alias that must name the active version", Default: "staging"},
 		{Name: "keep", Usage: "versions whose bytes stay in the database, to roll back to: those that were active last", Kind: step.Int, Default: "5", Min: &two},
 		{Name: "parity-rows", Usage: "test rows that must be predicted alike in both databases", Kind: step.Int, Default: "256", Min: &one},
@@ -43,13 +44,15 @@ func Spec() step.Spec {
 			"The profile that monitoring compares its calls with is stored beside it. " +
 			"Then one transaction makes the model the active one, the registry alias is made to name it, and the bytes of old versions are pruned. " +
 			"The table `deployments` says all of it.\n\n" +
+			"With `--activate=false` the same is done but for the switch: the version becomes a challenger, which `set_route` may send a share of the calls to (shadow or canary, see serving.md), " +
+			"the active version and the alias stay as they are, and the ledger says `challenge`.\n\n" +
 			"If the predictions differ by more than the tolerance, or anything else fails for good, all of it is undone: the version that was active stays so, or is it again, and the alias goes back to it. " +
 			"After a temporary failure (exit code 75), or when the step was killed, another run completes the deployment.\n\n" +
 			"A second run with the same model changes nothing.",
 		Flags: flags,
 		Outputs: []step.Output{
-			{Name: "active-version", Usage: "version that predictions use now"},
-			{Name: "previous-version", Usage: "version that was active before it; empty for the first"},
+			{Name: "active-version", Usage: "version that predictions use now; empty if there is none"},
+			{Name: "previous-version", Usage: "version that was active before it; empty for the first, and for a challenger"},
 			{Name: "changesets-added", Usage: "changesets that were not in the database before"},
 			{Name: "parity-max-abs-diff", Usage: "largest difference of any output between any two of the three ways"},
 			{Name: "parity-disagreements", Usage: "rows that got another label, between the two ways that differ most"},
@@ -58,6 +61,9 @@ func Spec() step.Spec {
 		Examples: []step.Example{{
 			Text:    "Deploy version 3",
 			Command: "deploy-inference-db --model-name=cifar_cnn --model-version=3 --schema=team-a --inference-schema=team-a",
+		}, {
+			Text:    "Deploy version 4 as a challenger of it",
+			Command: "deploy-inference-db --activate=false --model-name=cifar_cnn --model-version=4 --schema=team-a --inference-schema=team-a",
 		}},
 		Run: run,
 	}
@@ -66,7 +72,7 @@ func Spec() step.Spec {
 func run(ctx context.Context, in *step.Input) error {
 	mlflow := services.MLflow(in)
 	d := deployment{
-		log: in.Log, alias: in.String("alias"), keep: in.Int("keep"), training: services.Training(in), schema: in.String("schema"),
+		log: in.Log, activate: in.Bool("activate"), alias: in.String("alias"), keep: in.Int("keep"), training: services.Training(in), schema: in.String("schema"),
 		target:  liquibaseflags.Schema(in, services.Inference(in), in.String("inference-schema"), inference.ChangelogPath),
 		version: inference.Version{Name: in.String("model-name"), Version: in.Int("model-version")}, rows: in.Int("parity-rows"),
 		tolerance: inference.Tolerance{MaxAbsDiff: in.Float("parity-tolerance"), Disagreements: in.Int("parity-max-disagreements")},
@@ -89,7 +95,7 @@ func run(ctx context.Context, in *step.Input) error {
 		return err
 	}
 	in.Writes(assets.Served(services.InferenceDatabase(in, d.session.Conn.Dialect), d.target.Name)...)
-	in.Output("active-version", strconv.Itoa(d.version.Version))
+	in.Output("active-version", number(done.active))
 	in.Output("previous-version", number(done.previous))
 	in.Output("changesets-added", strconv.Itoa(len(done.added)))
 	in.Output("parity-max-abs-diff", strconv.FormatFloat(done.parity.MaxAbsDiff(), 'g', -1, 64))

@@ -285,3 +285,81 @@ func TestADeploymentThatFailsIsTakenBackOrCompletedByTheNextRun(t *testing.T) {
 		t.Error("the alias is still at version 3")
 	}
 }
+
+func TestAChallengerIsDeployedAndNothingIsSwitched(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	challenger := map[string]string{"activate": "false"}
+	succeeds := func(version int, change map[string]string, active, previous string) {
+		t.Helper()
+		r := p.run(t, version, change)
+		if r.Code != 0 || r.Outputs["active-version"] != active || r.Outputs["previous-version"] != previous || r.Outputs["parity-max-abs-diff"] != "0" {
+			t.Fatalf("version %d: exit code %d, outputs %v: %s", version, r.Code, r.Outputs, r.Stderr)
+		}
+	}
+	routed := func(version, want int) {
+		t.Helper()
+		var n int
+		if err := p.conn.QueryRow(t.Context(), "select count(*) from "+postgres.Ident(p.schema, "route")+" where version = $1", version).Scan(&n); err != nil || n != want {
+			t.Errorf("routes to version %d: %d, %v; want %d", version, n, err, want)
+		}
+	}
+	succeeds(1, challenger, "", "") // before any other
+	if r := p.run(t, 1, nil); r.Code != 0 {
+		t.Fatal(r.Stderr)
+	}
+	succeeds(3, challenger, "1", "")
+	p.check(t, "a challenger", 1, 1, "deploy 1", "challenge 1", "activate 1", "alias 1", "deploy 3", "challenge 3")
+	succeeds(3, challenger, "1", "")
+	p.check(t, "the same again", 1, 1, "deploy 3", "challenge 3")
+	p.exec(t, "select {}.set_route('canary', 3, 1)")
+	var label string
+	var by int
+	if err := p.conn.QueryRow(t.Context(), "select label, model_version from "+postgres.Ident(p.schema, "predict")+"('\\x010203')").Scan(&label, &by); err != nil || label != "cat" || by != 3 {
+		t.Errorf("the canary answers %q by version %d, %v", label, by, err)
+	}
+	// Challengers of late keep their bytes, whatever was active since.
+	succeeds(4, map[string]string{"activate": "false", "keep": "2"}, "1", "")
+	p.check(t, "a second challenger", 1, 1, "deploy 4", "challenge 4")
+
+	succeeds(1, challenger, "1", "")
+	p.check(t, "the active version", 1, 1, "deploy 4", "challenge 4")
+	apart := p.run(t, 2, challenger)
+	if apart.Code != 1 || !strings.Contains(apart.Message, "was not accepted as a challenger: parity") || !strings.Contains(apart.Message, "version 1 is active") {
+		t.Errorf("a challenger that predicts something else: exit code %d, %q", apart.Code, apart.Message)
+	}
+	p.check(t, "it is no challenger", 1, 1, "deploy 2", "failed 2")
+
+	routed(3, 1)
+	p.exec(t, "create or replace function "+postgres.Ident(p.training)+".predict_onnx(model bytea, digest text, data bytea, n int) returns bytea language sql as $$ select decode(repeat('0000803e0000003f', n), 'hex') $$")
+	if r := p.run(t, 3, challenger); r.Code != 1 {
+		t.Errorf("exit code %d: %s", r.Code, r.Stderr)
+	}
+	routed(3, 0)
+	p.check(t, "a challenger that fails gets no calls any more", 1, 1, "failed 2", "failed 3")
+}
+
+// Liquibase does not know the registry: what it rolls back leaves the alias where it was.
+func TestTheAliasComesBackAfterLiquibaseRolledBack(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	succeeds := func(version int, change map[string]string) steptest.Result {
+		t.Helper()
+		r := p.run(t, version, change)
+		if r.Code != 0 {
+			t.Fatalf("version %d: exit code %d: %s", version, r.Code, r.Stderr)
+		}
+		return r
+	}
+	succeeds(1, nil)
+	succeeds(3, nil)
+	text := succeeds(4, nil).Files["changelog"]
+	changelogtest.Stock(t, p.server, p.schema, text, "rollback-count", "--count=1")
+	p.check(t, "Liquibase rolled back", 3, 4)
+	if r := succeeds(1, map[string]string{"activate": "false"}); !strings.Contains(r.Stderr, "the alias does not name the active version") {
+		t.Errorf("the log does not say it: %s", r.Stderr)
+	}
+	p.check(t, "a challenger was deployed", 3, 4)
+	succeeds(3, nil)
+	p.check(t, "the active version was deployed again", 3, 3)
+}
