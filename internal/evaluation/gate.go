@@ -43,6 +43,12 @@ type Check struct {
 	Text  string  `json:"text"` // accuracy 0.981 >= 0.950
 }
 
+// IsDifference says that value and limit are differences from the champion, of which the limit is a negative one.
+func (c Check) IsDifference() bool { return c.Name == checkDifference || c.Name == checkLiveScore }
+
+// IsCount says that value and limit are numbers of calls.
+func (c Check) IsCount() bool { return c.Name == checkLiveRows || c.Name == checkLiveFailed }
+
 // Decision is the gate's answer and why.
 type Decision struct {
 	Passed bool    `json:"passed"`
@@ -88,12 +94,8 @@ func Decide(candidate Metrics, champion *Champion, t Thresholds) Decision {
 			missed = append(missed, c.Text)
 		}
 	}
-	verdict := "passed: "
-	if !d.Passed {
-		verdict = "not passed: "
-	}
 	// A missed threshold comes first: the reader looks for it.
-	d.Reason = verdict + strings.Join(append(missed, met...), ", ") + "; " + about
+	d.Reason = opening(d.Passed) + strings.Join(append(missed, met...), ", ") + "; " + about
 	return d
 }
 

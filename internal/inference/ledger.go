@@ -17,7 +17,7 @@ const (
 	deployed  action = "deploy"
 	activated action = "activate"
 	routable  action = "challenge" // deployed without being switched to, and predicts what it should
-	followed  action = "alias" // the registry's alias went where the database had gone
+	followed  action = "alias"     // the registry's alias went where the database had gone
 	rolled    action = "rollback"
 	pruned    action = "prune"
 	failed    action = "failed"

@@ -12,6 +12,8 @@ const (
 	TagTenant = "insitu.tenant"
 	// TagPrevious, with the alias after it, is the version that held the alias before the promotion; empty for none.
 	TagPrevious = "insitu.previous-version."
+	// TagLive says what live calls of the inference database spoke for or against the version.
+	TagLive = "insitu.live-evidence"
 )
 
 // Artifacts of a run, from which deploy-inference-db makes what monitoring compares with.

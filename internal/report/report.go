@@ -121,6 +121,7 @@ func (r Report) HTML() ([]byte, error) {
 		"dec":     decimals,
 		"count":   thousands,
 		"signed":  signed,
+		"value":   checked,
 		"p":       pValue,
 		"percent": func(x float64) string { return strconv.FormatFloat(100*x, 'f', 1, 64) },
 		"join":    strings.Join,
@@ -374,6 +375,17 @@ func (v view) TotalRows() (n int64) {
 func (v view) Difference() Interval {
 	c := v.Champion.Comparison
 	return newInterval(c.Low, c.Difference, c.High, v.Tolerance)
+}
+
+// checked prints a value or limit of one of the gate's conditions: a difference with its sign, a number of calls as one.
+func checked(c evaluation.Check, x float64) string {
+	switch {
+	case c.IsDifference():
+		return signed(x)
+	case c.IsCount():
+		return thousands(int64(x))
+	}
+	return decimals(x)
 }
 
 // decimals prints three decimals, or more digits of small numbers.

@@ -54,6 +54,34 @@ func databaseFlags(name, category, selector string) []step.Flag {
 	})
 }
 
+// LiveEvidenceFlags ask for what the inference database logged of a challenger. Without --live-evidence that database is not needed.
+func LiveEvidenceFlags() []step.Flag {
+	one := 1.0
+	flags := []step.Flag{
+		{Name: "live-evidence", Usage: "least number of live calls that a shadow or canary must have sent to both the version and the holder of the alias; when unset, live calls are not looked at", Kind: step.Int, Min: &one},
+		{Name: "inference-schema", Usage: "schema in the inference database that logged them; required with --live-evidence"},
+	}
+	for _, f := range InferenceFlags() {
+		f.Required = false
+		flags = append(flags, f)
+	}
+	return flags
+}
+
+// CheckLiveEvidence reports what is missing of LiveEvidenceFlags.
+func CheckLiveEvidence(in *step.Input) error {
+	if !in.IsSet("live-evidence") {
+		return nil
+	}
+	if in.String("inference-schema") == "" {
+		return errors.New("--live-evidence is set, so --inference-schema is required")
+	}
+	if c := Inference(in); c.Host == "" || c.Database == "" || c.Username == "" {
+		return errors.New("--live-evidence is set, so --inference-host, --inference-database and --inference-username are required, or a service binding")
+	}
+	return nil
+}
+
 // S3Flags are those of the object store.
 func S3Flags() []step.Flag {
 	return bound("s3", "Object store", "s3", []step.Flag{

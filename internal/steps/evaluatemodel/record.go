@@ -45,6 +45,9 @@ func (e *evaluator) record(ctx context.Context, r *result) error {
 	if len(e.contenders) > 0 {
 		list = append(list, tag{"insitu.sweep", e.sweepTag()})
 	}
+	if r.liveReason != "" {
+		list = append(list, tag{registry.TagLive, r.liveReason})
+	}
 	for _, t := range list {
 		if err := e.models.SetVersionTag(ctx, e.Model, e.Version, t.name, t.value); err != nil {
 			return err

@@ -37,6 +37,7 @@ func Spec() step.Spec {
 	}
 	flags = append(flags, services.TrainingFlags()...)
 	flags = append(flags, services.MLflowFlags()...)
+	flags = append(flags, services.LiveEvidenceFlags()...)
 	return step.Spec{
 		Name:    "evaluate-model",
 		Summary: "Scores a model on held-out data, compares it with the champion and decides whether it passed",
@@ -47,9 +48,12 @@ func Spec() step.Spec {
 			"The candidate passes if it reaches the absolute thresholds and is not less accurate than the champion by more than the tolerance, on the same rows. " +
 			"McNemar's test and a confidence interval of the difference are reported and decide nothing. " +
 			"A champion that cannot be compared (other classes, another input), or that is the candidate itself, leaves the absolute thresholds; the reason says so. " +
+			"With `--live-evidence` the calls count, too, that a shadow or canary sent to both the candidate and the champion in the inference database (see serving.md): " +
+			"there must be at least so many, the candidate must have failed at none, and where the truth of at least so many came to light, it must not be less accurate there by more than the tolerance. " +
+			"Too few calls are a reason not to pass. A candidate that holds the alias itself has none and needs none.\n\n" +
 			"A model that does not pass is a result, not an error: the step ends with exit code 0 and `passed` is `false`.\n\n" +
 			"The run of the version gets the metrics `test_accuracy`, `test_f1` and `test_log_loss` (`test_r2`, `test_rmse`, `test_mae` for regression) and, under their older names, `testing_accuracy`, `testing_loss`, `accuracy_score` and `f1_score`; " +
-			"the version gets the tags `insitu.test-accuracy`, `insitu.test-f1`, `insitu.test-log-loss`, `insitu.passed`, `insitu.reason` and `insitu.champion-version`. " +
+			"the version gets the tags `insitu.test-accuracy`, `insitu.test-f1`, `insitu.test-log-loss`, `insitu.passed`, `insitu.reason` and `insitu.champion-version`, with `--live-evidence` also `insitu.live-evidence`. " +
 			"The report is stored as the run's artifact `evaluation/report.html`, the numbers as `evaluation/metrics.json`.\n\n" +
 			"Numbers have six significant digits. A second run with the same champion gives the same outputs.",
 		Flags: flags,
@@ -67,6 +71,9 @@ func Spec() step.Spec {
 			Text:    "Hold version 4 to 95 % accuracy, and to the holder of the alias staging less half a point",
 			Command: "evaluate-model --schema=team-a --model-name=cifar_cnn --model-version=4 --min-accuracy=0.95 --tolerance=0.005",
 		}, {
+			Text:    "Let version 4 pass only if 500 live calls speak for it, too",
+			Command: "evaluate-model --schema=team-a --model-name=cifar_cnn --model-version=4 --live-evidence=500 --inference-schema=team-a",
+		}, {
 			Text:    "Evaluate the best of three candidates",
 			Command: "evaluate-model --schema=team-a --model-name=cifar_cnn --model-version='[4, 5, 6]'",
 		}},
@@ -81,7 +88,7 @@ func run(ctx context.Context, in *step.Input) error {
 		MinAccuracy: optional(in, "min-accuracy"), MinF1: optional(in, "min-f1"), Tolerance: optional(in, "tolerance"),
 	}
 	versions, versionErr := parseVersions(in.String("model-version"))
-	if err := in.Validate(mlflow.Check(), changelog.CheckSchema(o.Schema), versionErr); err != nil {
+	if err := in.Validate(mlflow.Check(), changelog.CheckSchema(o.Schema), versionErr, services.CheckLiveEvidence(in)); err != nil {
 		return err
 	}
 	models, err := registry.New(mlflow.Registry())
@@ -94,6 +101,13 @@ func run(ctx context.Context, in *step.Input) error {
 	}
 	defer conn.Close()
 
+	if in.IsSet("live-evidence") {
+		schema, inferenceDB := in.String("inference-schema"), services.Inference(in)
+		o.LeastLive = in.Int("live-evidence")
+		o.live = func(ctx context.Context, candidate, champion int) (evaluation.Live, error) {
+			return inference.AskLive(ctx, inferenceDB, schema, o.Model, candidate, champion)
+		}
+	}
 	e := evaluator{options: o, models: models, db: database{conn, o.Schema}, log: in.Log, progress: in.Progress}
 	if err := e.choose(ctx, versions); err != nil {
 		return fmt.Errorf("choose from %d versions of model %q: %w", len(versions), o.Model, err)
@@ -126,6 +140,9 @@ type options struct {
 	Version                       int
 	Alias                         string
 	MinAccuracy, MinF1, Tolerance *float64
+
+	LeastLive int // 0: live calls are not looked at
+	live      func(ctx context.Context, candidate, champion int) (evaluation.Live, error)
 }
 
 func optional(in *step.Input, name string) *float64 {
@@ -167,7 +184,9 @@ type result struct {
 	Thresholds evaluation.Thresholds `json:"thresholds"`
 	Candidate  evaluation.Metrics    `json:"candidate"`
 	Champion   *evaluation.Champion  `json:"champion,omitempty"`
+	Live       *evaluation.Live      `json:"live,omitempty"`
 	Contenders []contender           `json:"candidates,omitempty"`
+	liveReason string
 	page       []byte
 	packs      string // table the test rows are in
 }
@@ -207,6 +226,9 @@ func (e *evaluator) evaluate(ctx context.Context) (*result, error) {
 	}
 	r.Champion = champion.asScored()
 	r.Decision = evaluation.Decide(r.Candidate, r.Champion, limits)
+	if err := e.weighLive(ctx, r); err != nil {
+		return nil, err
+	}
 	e.log.Info("decided", zap.Bool("passed", r.Decision.Passed), zap.String("reason", r.Decision.Reason))
 
 	examples, err := e.db.examples(ctx, data, r.Candidate.Worst)
@@ -221,6 +243,31 @@ func (e *evaluator) evaluate(ctx context.Context) (*result, error) {
 		return nil, err
 	}
 	return r, e.record(ctx, r)
+}
+
+// weighLive adds what live calls say to the decision, if that was asked for.
+func (e *evaluator) weighLive(ctx context.Context, r *result) error {
+	if e.LeastLive == 0 {
+		return nil
+	}
+	if r.Champion != nil && r.Champion.Same {
+		r.liveReason = "not looked at: the version holds the alias itself"
+		return nil
+	}
+	l := evaluation.Live{Candidate: r.Version}
+	if r.Champion != nil {
+		champion, err := strconv.Atoi(r.Champion.Version)
+		if err != nil {
+			return err
+		}
+		if l, err = e.live(ctx, r.Version, champion); err != nil {
+			return err
+		}
+	}
+	d := l.Decide(e.LeastLive, r.Thresholds.Tolerance)
+	r.Live, r.liveReason, r.Decision = &l, d.Reason, r.Decision.And(d)
+	e.log.Info("live evidence", zap.Bool("passed", d.Passed), zap.String("reason", d.Reason), zap.Any("calls", l))
+	return nil
 }
 
 func (e *evaluator) thresholds(g mlapp.Gate) evaluation.Thresholds {

@@ -503,3 +503,51 @@ func TestSixSignificantDigits(t *testing.T) {
 		}
 	}
 }
+
+func TestLiveCallsCountWhenTheyAreAskedFor(t *testing.T) {
+	t.Parallel()
+	agreement := 0.9
+	for name, tt := range map[string]struct {
+		rows   int64
+		holder int // of the alias; 0: nobody
+		passed bool
+		tag    string
+	}{
+		"enough":                          {20, 1, true, "passed: 20 live calls were sent to both champion version 1 and version 2, expected at least 20, 0 of them failed; the two agree on 0.900 of them; the truth of none of them is known"},
+		"too few":                         {19, 1, false, "not passed: 19 live calls were sent to both champion version 1 and version 2, expected at least 20: give it a larger share with set_route, or more time"},
+		"no champion":                     {20, 0, false, "not passed: no version holds the alias, so no live calls compare this one with it"},
+		"the candidate holds the alias":   {0, 2, true, "not looked at: the version holds the alias itself"},
+		"a champion that is out of scale": {20, 3, true, "passed: 20 live calls were sent to both champion version 3 and version 2, expected at least 20, 0 of them failed; the two agree on 0.900 of them; the truth of none of them is known"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db, done := load(t)
+			defer done()
+			models := newRegistry()
+			models.add(1, constant, toyDigest)
+			models.add(2, identity, toyDigest)
+			models.add(3, narrow, toyDigest)
+			if tt.holder != 0 {
+				models.aliases["staging"] = tt.holder
+			}
+			e := newEvaluator(db, models)
+			e.LeastLive = 20
+			e.live = func(_ context.Context, candidate, champion int) (evaluation.Live, error) {
+				return evaluation.Live{Candidate: candidate, Champion: champion, Rows: tt.rows, Agreement: &agreement}, nil
+			}
+			r, err := e.evaluate(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tag := models.versions[2].Tags["insitu.live-evidence"]; r.Decision.Passed != tt.passed || tag != tt.tag {
+				t.Errorf("passed %t, tag %q; want %t, %q", r.Decision.Passed, tag, tt.passed, tt.tag)
+			}
+			if got := strings.Contains(string(r.page), "ive evidence:"); got != (tt.holder != 2) {
+				t.Errorf("the report tells of live evidence: %t", got)
+			}
+			if got := strings.Contains(string(models.artifacts["run2/evaluation/metrics.json"]), `"live"`); got != (tt.holder != 2) {
+				t.Errorf("metrics.json tells of live calls: %t", got)
+			}
+		})
+	}
+}

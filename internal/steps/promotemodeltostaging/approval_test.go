@@ -51,7 +51,7 @@ func TestARejectedVersionIsAResultAndMovesNothing(t *testing.T) {
 	promote(t, s, map[string]string{"model-version": "1"})
 	flags := map[string]string{"approval": "reject", "approver": "Jane Doe"}
 	r := promote(t, s, flags)
-	want := map[string]string{"promoted": "false", "model-version": "1", "previous-version": ""}
+	want := map[string]string{"accepted": "false", "promoted": "false", "model-version": "1", "previous-version": ""}
 	if diff := cmp.Diff(want, r.Outputs); r.Code != 0 || diff != "" || s.Alias("m", "staging") != 1 || s.Versions()[1].Stage != "None" {
 		t.Errorf("exit %d, alias %d, %s\n%s", r.Code, s.Alias("m", "staging"), diff, r.Stderr)
 	}
@@ -90,7 +90,7 @@ func TestARejectionDoesNotTakeTheAliasAway(t *testing.T) {
 	s := shelf(t)
 	promote(t, s, nil)
 	r := promote(t, s, map[string]string{"approval": "reject"})
-	want := map[string]string{"promoted": "false", "model-version": "2", "previous-version": ""}
+	want := map[string]string{"accepted": "false", "promoted": "false", "model-version": "2", "previous-version": ""}
 	if diff := cmp.Diff(want, r.Outputs); r.Code != 0 || diff != "" || s.Alias("m", "staging") != 2 || !strings.Contains(r.Stderr, "keeps it") {
 		t.Errorf("exit %d, %s\n%s", r.Code, diff, r.Stderr)
 	}

@@ -6,12 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/insitu-ml/insitu/internal/evaluation"
 	"github.com/insitu-ml/insitu/internal/fault"
+	"github.com/insitu-ml/insitu/internal/inference"
 	"github.com/insitu-ml/insitu/internal/lineage"
+	"github.com/insitu-ml/insitu/internal/postgres"
 	"github.com/insitu-ml/insitu/internal/registry"
 	"github.com/insitu-ml/insitu/internal/services"
 	"github.com/insitu-ml/insitu/internal/step"
@@ -22,23 +26,27 @@ const (
 	tagPromotedAt = "insitu.promoted-at."
 	tagPrevious   = registry.TagPrevious
 	tagReason     = "insitu.promoted-because."
+	tagLive       = registry.TagLive
 )
 
 // Spec declares the step.
 func Spec() step.Spec {
-	one := 1.0
+	zero, one := 0.0, 1.0
 	flags := []step.Flag{
 		{Name: "model-name", Usage: "registered model", Required: true},
 		{Name: "model-version", Usage: "version to promote: the evaluated one", Kind: step.Int, Min: &one, Required: true},
 		{Name: "passed", Usage: "whether the version passed the evaluation", Kind: step.Bool, Required: true},
 		{Name: "reason", Usage: "why it passed or not, as evaluate-model said"},
 		{Name: "alias", Usage: "alias to move", Default: "staging"},
+		{Name: "activate", Usage: "whether the version is to become the active one; false: it is to be deployed as a challenger, and the alias stays where it is", Kind: step.Bool, Default: "true"},
+		{Name: "tolerance", Usage: "with --live-evidence: how far the accuracy on live calls may lie below the holder's", Kind: step.Float, Default: "0.01", Min: &zero, Max: &one},
 		{Name: "champion-version", Usage: "version it was compared with, as evaluate-model said; when set, another one must not hold the alias by now", Kind: step.Int, Min: &one},
 		{Name: "approval", Usage: "what a person decided who was asked; when unset, nobody was", Enum: []string{approved, rejected}},
 		{Name: "approver", Usage: "who decided, as that person typed it"},
 		{Name: "approval-labels", Usage: "labels of the Argo workflow, of which those about the actor say who resumed it", Kind: step.JSON},
 	}
 	flags = append(flags, services.MLflowFlags()...)
+	flags = append(flags, services.LiveEvidenceFlags()...)
 	return step.Spec{
 		Name:    "promote-model-to-staging",
 		Summary: "Moves the registry alias to exactly the evaluated version, if it passed",
@@ -50,11 +58,15 @@ func Spec() step.Spec {
 			"Who decided is taken from the workflow's labels, which Argo's server sets for whoever resumes it (`workflows.argoproj.io/actor-preferred-username`, `-email` or `actor`), with the name from `--approver` after it in parentheses; that name alone where there are no such labels. " +
 			"A rejected version is not promoted: `promoted` is `false`, the alias stays where it is, and the step ends with exit code 0. " +
 			"Nobody can approve a version that did not pass.\n\n" +
+			"With `--live-evidence` the calls count, too, that a shadow or canary sent to both the version and the holder of the alias, as for evaluate-model: too few of them, an error, or less accuracy refuse the version. " +
+			"So a version that was evaluated and deployed as a challenger is promoted once there is evidence, with nothing evaluated anew; the verdict becomes the tag `insitu.live-evidence`.\n\n" +
+			"With `--activate=false` nothing is promoted: `accepted` says whether the version may be deployed as a challenger, and the decision of a person is recorded.\n\n" +
 			"A version that did not pass is refused: nothing changes, `promoted` is `false`, the log says why, and the step ends with exit code 0, because that is a result and no failure. " +
 			"A version that was compared with one champion while another pipeline promoted another one was never compared with that: the step fails, nothing changes, and the pipeline must run again. " +
 			"Running the step again changes nothing.",
 		Flags: flags,
 		Outputs: []step.Output{
+			{Name: "accepted", Usage: "true if the version passed and was not rejected: it may be deployed"},
 			{Name: "promoted", Usage: "true if the version passed, was not rejected and holds the alias now, else false"},
 			{Name: "model-version", Usage: "version that holds the alias now; empty if none does"},
 			{Name: "previous-version", Usage: "version that held the alias before this one; empty if none did"},
@@ -62,6 +74,9 @@ func Spec() step.Spec {
 		Examples: []step.Example{{
 			Text:    "Promote version 4 of cifar_cnn",
 			Command: "promote-model-to-staging --model-name=cifar_cnn --model-version=4 --passed=true",
+		}, {
+			Text:    "Promote version 4 if 500 live calls speak for it",
+			Command: "promote-model-to-staging --model-name=cifar_cnn --model-version=4 --passed=true --live-evidence=500 --inference-schema=team-a",
 		}, {
 			Text:    "Record that Jane rejected it",
 			Command: "promote-model-to-staging --model-name=cifar_cnn --model-version=4 --passed=true --approval=reject --approver=Jane",
@@ -77,7 +92,7 @@ func run(ctx context.Context, in *step.Input) error {
 		approval: newApproval(in.String("approval"), in.String("approver"), in.JSON("approval-labels")), log: in.Log, now: time.Now,
 	}
 	passed := in.Bool("passed")
-	if err := in.Validate(mlflow.Check(), registry.CheckAlias(p.alias)); err != nil {
+	if err := in.Validate(mlflow.Check(), registry.CheckAlias(p.alias), services.CheckLiveEvidence(in)); err != nil {
 		return err
 	}
 	models, err := registry.New(mlflow.Registry())
@@ -86,19 +101,28 @@ func run(ctx context.Context, in *step.Input) error {
 	}
 	p.models = models
 	in.Reads(lineage.Model{Registry: models.Address(), Name: p.model, Version: p.version})
-	promoted, holder, previous := false, 0, 0
+	promoted, accepted, holder, previous := false, false, 0, 0
+	if passed && in.IsSet("live-evidence") {
+		if passed, err = p.weighLive(ctx, services.Inference(in), in.String("inference-schema"), in.Int("live-evidence"), in.Float("tolerance")); err != nil {
+			return err
+		}
+	}
 	switch {
 	case !passed:
 		holder, err = p.refuse(ctx)
 	case p.approval.decision == rejected:
 		holder, err = p.reject(ctx)
+	case !in.Bool("activate"):
+		accepted = true
+		holder, err = p.accept(ctx)
 	default:
-		promoted, holder = true, p.version
+		promoted, accepted, holder = true, true, p.version
 		previous, err = p.promote(ctx)
 	}
 	if err != nil {
 		return err
 	}
+	in.Output("accepted", strconv.FormatBool(accepted))
 	in.Output("promoted", strconv.FormatBool(promoted))
 	in.Output("model-version", number(holder))
 	in.Output("previous-version", number(previous))
@@ -163,6 +187,45 @@ func (p promotion) refuse(ctx context.Context) (int, error) {
 	p.log.Warn("refused: the version did not pass", zap.String("model", p.model), zap.Int("version", p.version), zap.String("reason", p.reason))
 	v, err := p.holder(ctx)
 	return v.Version, err
+}
+
+// accept records that the version may be deployed as a challenger and returns the version that holds the alias, 0 if none does.
+func (p promotion) accept(ctx context.Context) (int, error) {
+	version, err := p.models.ModelVersion(ctx, p.model, p.version)
+	if err != nil {
+		return 0, err
+	}
+	if err := p.record(ctx, version); err != nil {
+		return 0, err
+	}
+	p.log.Info("accepted as a challenger: the alias stays where it is", zap.String("model", p.model), zap.Int("version", p.version), zap.String("alias", p.alias))
+	holder, err := p.holder(ctx)
+	return holder.Version, err
+}
+
+// weighLive says whether live calls speak for the version; if not, it becomes the reason to refuse it.
+func (p *promotion) weighLive(ctx context.Context, database postgres.Config, schema string, least int, tolerance float64) (bool, error) {
+	holder, err := p.holder(ctx)
+	if err != nil || holder.Version == p.version { // promoted before: it has no champion to be compared with any more
+		return err == nil, err
+	}
+	l := evaluation.Live{Candidate: p.version}
+	if holder.Version != 0 {
+		if l, err = inference.AskLive(ctx, database, schema, p.model, p.version, holder.Version); err != nil {
+			return false, err
+		}
+	}
+	d := l.Decide(least, tolerance)
+	p.log.Info("live evidence", zap.Bool("passed", d.Passed), zap.String("reason", d.Reason), zap.Any("calls", l))
+	if err := p.tag(ctx, []tag{{tagLive, d.Reason}}); err != nil {
+		return false, err
+	}
+	if !d.Passed {
+		p.reason = "live evidence: " + d.Reason
+	} else {
+		p.reason = strings.TrimPrefix(p.reason+"; live evidence: "+d.Reason, "; ")
+	}
+	return d.Passed, nil
 }
 
 // reject records that a person rejected the version and returns the version that holds the alias, 0 if none does.

@@ -40,7 +40,7 @@ func TestAPassedVersionGetsTheAliasAndTellsWhoHeldIt(t *testing.T) {
 		{"2", "1", "Archived Staging Archived"},
 	} {
 		r := promote(t, s, map[string]string{"model-version": test.version})
-		want := map[string]string{"promoted": "true", "model-version": test.version, "previous-version": test.previous}
+		want := map[string]string{"accepted": "true", "promoted": "true", "model-version": test.version, "previous-version": test.previous}
 		if diff := cmp.Diff(want, r.Outputs); r.Code != 0 || diff != "" {
 			t.Fatalf("version %s: exit %d, %s\n%s", test.version, r.Code, diff, r.Stderr)
 		}
@@ -90,7 +90,7 @@ func TestAVersionThatDidNotPassIsRefusedWithTheReason(t *testing.T) {
 	promote(t, s, map[string]string{"model-version": "1"})
 	before := s.Versions()
 	r := promote(t, s, map[string]string{"passed": "false", "reason": "accuracy 0.41 is less than 0.9"})
-	want := map[string]string{"promoted": "false", "model-version": "1", "previous-version": ""}
+	want := map[string]string{"accepted": "false", "promoted": "false", "model-version": "1", "previous-version": ""}
 	if diff := cmp.Diff(want, r.Outputs); r.Code != 0 || diff != "" {
 		t.Errorf("exit %d, %s", r.Code, diff)
 	}
