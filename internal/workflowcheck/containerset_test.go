@@ -143,7 +143,7 @@ func express(t *testing.T, s set, c *wfv1.ContainerNode, flag step.Flag, value s
 	case "{{=jsonpath(tasks['train-model'].outputs.parameters['model-name'], '$[0]')}}":
 		value = "{{tasks.train-model.outputs.parameters.model-name}}"
 	}
-	if strings.HasPrefix(value, "{{workflow.parameters.") {
+	if strings.HasPrefix(value, "{{workflow.parameters.") || !strings.Contains(value, "{{") { // of the run, or always the same
 		return flag.Env(), value
 	}
 	from, output, ok := strings.Cut(strings.TrimSuffix(strings.TrimPrefix(value, "{{tasks."), "}}"), ".outputs.parameters.")

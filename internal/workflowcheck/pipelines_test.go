@@ -246,7 +246,7 @@ func TestTheDAGDecidesAsTheDocumentationSays(t *testing.T) {
 		{dag, "evaluate-model", "train-model", ""},
 		{dag, "approve", "evaluate-model", "'{{workflow.parameters.approval}}' != 'none' && '{{tasks.evaluate-model.outputs.parameters.passed}}' == 'true'"},
 		{dag, "promote-model-to-staging", "approve.Succeeded || approve.Skipped", "'{{tasks.evaluate-model.outputs.parameters.passed}}' == 'true'"},
-		{dag, "deploy-inference-db", "promote-model-to-staging.Succeeded", "'{{tasks.promote-model-to-staging.outputs.parameters.promoted}}' == 'true'"},
+		{dag, "deploy-inference-db", "promote-model-to-staging.Succeeded", "'{{tasks.promote-model-to-staging.outputs.parameters.accepted}}' == 'true'"},
 		{express, "approve", "learn", "'{{workflow.parameters.approval}}' != 'none' && '{{tasks.learn.outputs.parameters.passed}}' == 'true'"},
 		{express, "reject", "approve.Succeeded", "'{{=tasks.approve?.outputs?.parameters?.decision ?? 'approve'}}' != 'approve'"},
 		{express, "release", "approve.Succeeded || approve.Skipped", "'{{tasks.learn.outputs.parameters.passed}}' == 'true' && '{{=tasks.approve?.outputs?.parameters?.decision ?? 'approve'}}' == 'approve'"},
@@ -308,7 +308,7 @@ func TestMetricsAreLabelledAndGuarded(t *testing.T) {
 		{"evaluate-model", "evaluate-model", scored("{{inputs.parameters.model-name}}", "{{inputs.parameters.schema}}")},
 		{"in-database-pipeline-express", "learn", scored("{{outputs.parameters.model-name}}", "{{workflow.parameters.schema}}")},
 		{"promote-model-to-staging", "promote-model-to-staging", map[string]metric{
-			"insitu_promotions_refused_total": {"counter", "1", "'{{status}}' == 'Succeeded' && '{{outputs.parameters.promoted}}' == 'false'", "model={{inputs.parameters.model-name}},by=person"},
+			"insitu_promotions_refused_total": {"counter", "1", "'{{status}}' == 'Succeeded' && '{{outputs.parameters.accepted}}' == 'false'", "model={{inputs.parameters.model-name}},by=person"},
 		}},
 	} {
 		if diff := cmp.Diff(test.want, metrics(test.workflow, test.template), cmp.AllowUnexported(metric{})); diff != "" {

@@ -53,7 +53,7 @@ case "$(basename "$0")" in
     echo "<p>report</p>" > "$INSITU_OUTPUT_DIR/report.html" ;;
   promote-model-to-staging) 
     test "$INSITU_MODEL_NAME,$INSITU_MODEL_VERSION,$INSITU_PASSED,$INSITU_ALIAS,$INSITU_CHAMPION_VERSION,$INSITU_APPROVAL" = digits,4,true,production,2,
-    echo true > "$INSITU_OUTPUT_DIR/promoted" ;;
+    echo true > "$INSITU_OUTPUT_DIR/promoted"; echo true > "$INSITU_OUTPUT_DIR/accepted" ;;
   deploy-inference-db)
     test "$INSITU_SCHEMA,$INSITU_INFERENCE_SCHEMA,$INSITU_MODEL_VERSION" = insitu,serving,4
     echo 4 > "$INSITU_OUTPUT_DIR/active-version"; echo "-- changes" > "$INSITU_OUTPUT_DIR/changelog.sql" ;;

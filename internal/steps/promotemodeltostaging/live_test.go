@@ -83,12 +83,11 @@ func TestLiveCallsDecideAboutAPromotion(t *testing.T) {
 		code   int
 		says   string
 	}{
-		"no schema":                    {map[string]string{"inference-schema": ""}, 2, "--inference-schema is required"},
-		"no database":                  {map[string]string{"inference-host": ""}, 2, "--inference-host"},
-		"a schema without the ledger":  {map[string]string{"inference-schema": "nobody's"}, 2, "deploy-inference-db"},
-		"a database that is away":      {map[string]string{"inference-port": "1"}, 75, "refused"},
-		"a number that is not enough":  {map[string]string{"live-evidence": "0"}, 2, "--live-evidence"},
-		"no live evidence: not needed": {map[string]string{"live-evidence": "", "inference-schema": "", "inference-host": ""}, 0, ""},
+		"no schema":                   {map[string]string{"inference-schema": ""}, 2, "--inference-schema is required"},
+		"no database":                 {map[string]string{"inference-host": ""}, 2, "--inference-host"},
+		"a schema without the ledger": {map[string]string{"inference-schema": "nobody's"}, 2, "deploy-inference-db"},
+		"a database that is away":     {map[string]string{"inference-port": "1"}, 75, "refused"},
+		"a number that is not enough": {map[string]string{"live-evidence": "0"}, 2, "--live-evidence"},
 	} {
 		flags := maps.Clone(live)
 		maps.Copy(flags, c.change)

@@ -105,6 +105,19 @@ func challenger(ctx context.Context, conn *postgres.Conn, schema string) (v vers
 	return v, postgres.Wrap(err, fmt.Sprintf("look for a canary in schema %q", schema))
 }
 
+// predictVersion asks the version itself, active or not, and says how many numbers it gave.
+func predictVersion(ctx context.Context, conn *postgres.Conn, schema string, v version, examples [][]byte) (numbers int, err error) {
+	var raw []byte
+	err = conn.QueryRow(ctx, "select "+postgres.Ident(schema, "predict_version")+"($1, $2, $3, $4)", v.name, v.number, bytes.Join(examples, nil), len(examples)).Scan(&raw)
+	if err != nil {
+		return 0, postgres.Wrap(err, "predict_version")
+	}
+	if numbers = len(raw) / 4; numbers < len(examples) {
+		return 0, fmt.Errorf("predict_version gave %d numbers for %d rows", numbers, len(examples))
+	}
+	return numbers, nil
+}
+
 func runInferenceTask(ctx context.Context, conn *postgres.Conn, schema string, example []byte) (label string, err error) {
 	err = conn.QueryRow(ctx, "select coalesce("+postgres.Ident(schema, "run_inference_task")+"($1), '')", example).Scan(&label)
 	return label, postgres.Wrap(err, "run_inference_task")

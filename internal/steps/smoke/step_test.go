@@ -23,6 +23,8 @@ import (
 	"github.com/insitu-ml/insitu/internal/changelog"
 	"github.com/insitu-ml/insitu/internal/changelog/changelogtest"
 	"github.com/insitu-ml/insitu/internal/postgres"
+	"github.com/insitu-ml/insitu/internal/registry"
+	"github.com/insitu-ml/insitu/internal/registry/registrytest"
 	"github.com/insitu-ml/insitu/internal/serve"
 	"github.com/insitu-ml/insitu/internal/step/steptest"
 )
@@ -212,5 +214,81 @@ func TestLabelsThatARoundingErrorDecidesAreTheSame(t *testing.T) {
 		if got := (answer{label: "1234.5"}).same(label); got != want {
 			t.Errorf("%q like 1234.5: %v", label, got)
 		}
+	}
+}
+
+func TestADeploymentWhoseAnswersAreWrongIsTakenBack(t *testing.T) {
+	t.Parallel()
+	exec, query, _, flags := deployed(t)
+	models := registrytest.New(t)
+	for range 3 {
+		models.AddVersion("digits", nil)
+	}
+	client, err := registry.New(registry.Config{URI: models.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := func(holder int) {
+		t.Helper()
+		if err := client.SetAlias(t.Context(), "digits", "staging", holder); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := func(what string, change map[string]string, code, active, holder int, says string) {
+		t.Helper()
+		all := maps.Clone(flags)
+		all["mlflow-uri"], all["take-back"] = models.URL, "true"
+		maps.Copy(all, change)
+		r := steptest.Run(t, Spec(), all)
+		var now int
+		query("select version from model_versions where active", &now)
+		if r.Code != code || now != active || models.Alias("digits", "staging") != holder || !strings.Contains(r.Message, says) {
+			t.Errorf("%s: exit code %d, version %d is active, alias at %d; want %d, %d, %d and %q: %s", what, r.Code, now, models.Alias("digits", "staging"), code, active, holder, says, r.Message)
+		}
+	}
+	api := func(status int, label string) map[string]string {
+		body := bytes.TrimRight(bytes.Repeat([]byte(`{"label":"`+label+`"},`), rows), ",")
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(status)
+			_, _ = fmt.Fprintf(w, `{"predictions":[%s],"model":{"name":"digits","version":2}}`, body)
+		}))
+		t.Cleanup(server.Close)
+		return map[string]string{"api-url": server.URL}
+	}
+	exec("create table databasechangelog (id text, author text, filename text, dateexecuted timestamp, orderexecuted int, exectype text, md5sum text, description text, comments text, tag text, liquibase text, contexts text, labels text, deployment_id text)")
+	exec("truncate activations; insert into activations (ordinal, name, version) values (1, 'digits', 1), (2, 'digits', 2)")
+	set(2)
+	run("all is well", nil, 0, 2, 2, "")
+	run("nothing is taken back unless it is asked for", map[string]string{"take-back": "", "api-url": api(200, "4")["api-url"]}, 1, 2, 2, `"4" by the API`)
+	run("an API that is away", api(503, ""), 75, 2, 2, "503")
+	run("an API that wants a token", api(401, ""), 2, 2, 2, "401")
+	run("no dataset to ask with", map[string]string{"schema": flags["inference-schema"]}, 1, 2, 2, "datasets")
+	run("an API that says 4 to everything", api(200, "4"), 1, 1, 1, `"4" by the API`)
+	run("the same again", api(200, "4"), 1, 1, 1, "version 1 is active")
+	var told string
+	query("select string_agg(action || ' ' || version, ', ' order by ordinal) from deployments", &told)
+	if want := "rollback 1, failed 2, alias 1, failed 2"; told != want {
+		t.Errorf("the ledger tells %q, want %q", told, want)
+	}
+	one := map[string]string{"model-version": "1"}
+	run("the version before", one, 0, 1, 1, "")
+	set(3)
+	run("somebody moved the alias", one, 1, 1, 3, `but the alias "staging" names version 3: insitu rollback --inference-schema `+flags["inference-schema"]+" --to 1 moves it")
+	set(1)
+	exec("create or replace function run_inference_task(img bytea) returns text language sql as $$ select null::text $$")
+	run("a first version stays", one, 1, 1, 1, "version 1 stays active")
+	run("take-back without a registry", map[string]string{"mlflow-uri": ""}, 2, 1, 1, "--mlflow-uri")
+
+	challenger := map[string]string{"activate": "false"}
+	run("a challenger", challenger, 0, 1, 1, "")
+	exec("select set_route('canary', 2, 1)")
+	run("a challenger with a canary", challenger, 0, 1, 1, "")
+	exec("select set_route('shadow', 2, 1)")
+	run("the active version is no challenger", map[string]string{"activate": "false", "model-version": "1"}, 1, 1, 1, "was deployed as a challenger")
+	exec("create or replace function predict_version(name text, version int, data bytea, n int) returns bytea language plpgsql as $$ begin raise 'broken' using errcode = 'IS004'; end $$")
+	run("a challenger that does not predict", challenger, 1, 1, 1, "broken")
+	var routes int
+	if query("select count(*) from route", &routes); routes != 0 {
+		t.Error("a challenger that does not predict still gets calls")
 	}
 }
