@@ -101,7 +101,7 @@ var everything = []string{
 	"experiment_name=spring", "model_name=digits_team", "model_stage=production", "training_db_schema=team", "inference_db_schema=serving",
 	"training_binding=postgres", "inference_binding=postgres", "dataset=s3://data/digits.csv", "format=csv", "label=digit",
 	`split="0.8,0.1,0.1"`, "split_seed=1", "pack_size=64", "epochs=3", `parameters={"hidden": 64, "kind": "relu"}`, `sweep={"learning_rate": [0.01, 0.003]}`, "seed=7", "shards=4", `warm_start="1"`,
-	"min_accuracy=0.5", "min_f1=0", "tolerance=0.02", "approval=required", "parity_rows=16", "api_url=http://insitu-api", "log_level=debug",
+	"min_accuracy=0.5", "min_f1=0", "tolerance=0.02", "live_evidence=500", "approval=required", "activate=false", "parity_rows=16", "api_url=http://insitu-api", "log_level=debug",
 }
 
 func TestWhatIsRenderedIsAsExpected(t *testing.T) {
@@ -138,7 +138,7 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		values []string
 		want   string
 	}{
-		"a typo":                          {[]string{"epoch=3"}, "there is no value epoch; there are api_url, approval, dataset, epochs, experiment_name,"},
+		"a typo":                          {[]string{"epoch=3"}, "there is no value epoch; there are activate, api_url, approval, dataset, epochs, experiment_name,"},
 		"text for a whole number":         {[]string{"epochs=ten"}, `epochs is "ten": expected a whole number`},
 		"a fraction for a whole number":   {[]string{"shards=1.5"}, "shards is 1.5: expected a whole number"},
 		"text for a number":               {[]string{"min_f1=high"}, `min_f1 is "high": expected a number`},
