@@ -16,8 +16,9 @@ const (
 	TagLive = "insitu.live-evidence"
 )
 
-// Artifacts of a run, from which deploy-inference-db makes what monitoring compares with.
+// Artifacts of a run, from which deploy-inference-db takes what is served beside the model and what monitoring compares with.
 const (
 	ArtifactInputs  = "monitoring/inputs.json"  // train-model: training.Profile
 	ArtifactMetrics = "evaluation/metrics.json" // evaluate-model: its result, with the evaluation.Metrics of the candidate
+	ArtifactReport  = "evaluation/report.html"  // evaluate-model: the same, for people
 )

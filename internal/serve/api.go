@@ -63,6 +63,7 @@ func newAPI(c Config) (*api, error) {
 		{http.MethodPost, "/inference", true, a.inference},
 		{http.MethodPost, "/v1/predict", true, a.predict},
 		{http.MethodGet, "/v1/model", true, a.model},
+		{http.MethodGet, reportPath, true, a.report},
 		{http.MethodGet, "/healthz", false, a.healthz},
 		{http.MethodGet, "/readyz", false, a.readyz},
 		{http.MethodGet, "/metrics", false, a.metrics.answer},
@@ -186,6 +187,9 @@ func (a *api) model(w http.ResponseWriter, r *http.Request) *problem {
 	}
 	if a.config.MLflowURL != "" && m.Name != "" {
 		m.MLflowURL = strings.TrimSuffix(a.config.MLflowURL, "/") + "/#/models/" + url.PathEscape(m.Name) + "/versions/" + strconv.Itoa(m.Version)
+	}
+	if m.Report, err = a.reportLink(r.Context()); err != nil {
+		return refusal(err)
 	}
 	return write(w, http.StatusOK, m)
 }
@@ -320,7 +324,7 @@ func (a *api) find(w http.ResponseWriter, r *http.Request) (route, *problem) {
 		w.Header().Set("Allow", to.method)
 		return to, &problem{status: http.StatusMethodNotAllowed, msg: "expected the method " + to.method, kind: "method_not_allowed"}
 	}
-	if to.predicts && !a.allowed(r) {
+	if to.predicts && !a.allowed(r) && !a.admits(r) {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		return to, &problem{status: http.StatusUnauthorized, loc: []any{"header", "Authorization"}, msg: "expected the service's bearer token", kind: "unauthorized"}
 	}

@@ -1076,3 +1076,79 @@ func FuzzRows(f *testing.F) {
 		}
 	})
 }
+
+func TestTheReportOfTheActiveVersionIsServed(t *testing.T) {
+	t.Parallel()
+	x := newTenant(t)
+	x.deploy(t)
+	s := start(t, x, func(c *Config) { c.Token = "s3cret-token" })
+	get := func(path, token string) answer {
+		t.Helper()
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if token != "" {
+			r.Header.Set("Authorization", "Bearer "+token)
+		}
+		return s.do(t, r)
+	}
+	link := func() string {
+		t.Helper()
+		a := get("/v1/model", "s3cret-token")
+		var m Model
+		if err := json.Unmarshal([]byte(a.body), &m); err != nil {
+			t.Fatal(a.body)
+		}
+		return m.Report
+	}
+	x.activate(t, 1, 1)
+	x.exec(t, "grant select on model_versions to \""+x.config.Username+"\"")
+	none := func(what string) {
+		t.Helper()
+		if a := get("/v1/report", "s3cret-token"); a.status != 404 || !strings.Contains(a.body, "no_report") || link() != "" {
+			t.Errorf("%s: %d %s, link %q", what, a.status, a.body, link())
+		}
+	}
+	none("no right to read reports")
+	x.exec(t, "grant select on model_reports to \""+x.config.Username+"\"")
+	none("no report")
+	x.exec(t, "insert into model_reports values ('digits', 2, 'two')")
+	none("the report of another version")
+	x.exec(t, "insert into model_reports values ('digits', 1, 'one')")
+	a := get("/v1/report", "s3cret-token")
+	if a.status != 200 || a.body != "one" || a.header.Get("Content-Type") != "text/html; charset=utf-8" || !strings.HasPrefix(a.header.Get("Content-Security-Policy"), "sandbox; default-src 'none'; ") {
+		t.Errorf("%d %q %v", a.status, a.body, a.header)
+	}
+	if a := get("/v1/report", ""); a.status != 401 {
+		t.Errorf("without a token: %d", a.status)
+	}
+	x.activate(t, 2, 2)
+	ticket := link()
+	if a := get("/"+ticket, ""); a.status != 200 || a.body != "two" {
+		t.Errorf("with %s: %d %q", ticket, a.status, a.body)
+	}
+	for what, path := range map[string]string{
+		"a forged ticket":          "/" + ticket[:len(ticket)-1] + string("01"[int(ticket[len(ticket)-1]+1)%2]),
+		"a ticket that lasts long": "/v1/report?ticket=9" + strings.TrimPrefix(ticket, "v1/report?ticket="),
+		"a ticket that has ended":  "/v1/report?ticket=" + (&api{config: Config{Token: "s3cret-token"}}).ticket(time.Now().Add(-2*time.Second)),
+		"of another token":         "/v1/report?ticket=" + (&api{config: Config{Token: "other"}}).ticket(time.Now().Add(time.Minute)),
+		"no ticket":                "/v1/report?ticket=",
+		"a ticket elsewhere":       "/v1/model?" + strings.TrimPrefix(ticket, "v1/report?"),
+	} {
+		if a := get(path, ""); a.status != 401 {
+			t.Errorf("%s, %s: %d", what, path, a.status)
+		}
+	}
+	if strings.Contains(s.log.String(), "ticket") {
+		t.Error("the log holds tickets")
+	}
+
+	open := start(t, x, nil)
+	if a := open.get(t, "/v1/model"); !strings.Contains(a.body, `"report":"v1/report"`) || !strings.Contains(a.body, `"input":{"shape":[8,8]`) {
+		t.Errorf("without a token: %s", a.body)
+	}
+	if a := open.get(t, "/v1/report"); a.status != 200 {
+		t.Errorf("without a token: %d", a.status)
+	}
+}

@@ -23,7 +23,7 @@ func startPage() page {
 	return page{
 		html: []byte(html),
 		policy: "default-src 'none'; style-src " + hashSource(startStyle) + "; script-src " + hashSource(startScript) +
-			"; img-src blob: data:; connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
+			"; img-src blob: data:; connect-src 'self'; frame-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
 	}
 }
 

@@ -1,7 +1,7 @@
 'use strict';
 const $ = id => document.getElementById(id);
-const likeliest = 5, atOnce = 4, kept = 200;
-let token = '', served = null, queue = [], running = 0, timer;
+const likeliest = 5, atOnce = 4, kept = 200, mostFields = 100;
+let token = '', served = null, reported = '', fields = '', queue = [], running = 0, timer;
 
 // call answers {status, body}; status 0 when nobody answers.
 async function call(path, options = {}) {
@@ -46,6 +46,7 @@ function show(answer) {
   const {status, body} = answer;
   served = status === 200 ? body : null;
   for (const id of ['model', 'drop', 'table']) $(id).hidden = !served;
+  if (!served) fold();
   $('state').hidden = Boolean(served);
   $('unlock').hidden = status !== 401;
   if (served) return describe(served);
@@ -80,10 +81,54 @@ function describe(m) {
     group.append(term, number);
     return group;
   }));
-  $('report').hidden = !m.mlflow_url;
-  if (m.mlflow_url) $('report').href = m.mlflow_url;
+  $('mlflow').hidden = !m.mlflow_url;
+  if (m.mlflow_url) $('mlflow').href = m.mlflow_url;
+  $('open').hidden = !m.report;
+  $('more').hidden = !m.report && !m.mlflow_url;
+  if (m.report) $('alone').href = m.report;
+  if (!m.report || reported !== text) fold(); // the report of another version
+  reported = text;
   $('table').hidden = m.takes !== 'rows';
+  if (m.takes === 'rows') ask(m);
   $('drop').hidden = m.takes === 'rows';
+}
+
+// unfold shows the report, which is a document that came with the model: its frame has an origin of its own and runs nothing.
+function unfold() {
+  $('report').src = served.report;
+  $('evaluation').hidden = false;
+  $('open').setAttribute('aria-expanded', 'true');
+  $('evaluation').scrollIntoView({block: 'nearest'});
+}
+
+function fold() {
+  $('evaluation').hidden = true;
+  $('report').removeAttribute('src');
+  $('open').setAttribute('aria-expanded', 'false');
+}
+
+// ask makes a field for each column, unless they are there; a model that does not tell its columns is asked by JSON alone.
+function ask(m) {
+  const columns = (m.columns ?? []).length <= mostFields ? m.columns ?? [] : [], {dtype, range} = m.input ?? {};
+  const asked = JSON.stringify([columns, dtype, range]);
+  if (asked === fields) return;
+  fields = asked;
+  $('fields').hidden = !columns.length;
+  $('json').open = !columns.length;
+  const [low, high] = range ?? (dtype === 'uint8' ? [0, 255] : []);
+  $('columns').replaceChildren(...columns.map(column => {
+    const label = document.createElement('label'), name = document.createElement('span'), field = document.createElement('input');
+    name.textContent = label.title = column;
+    Object.assign(field, {type: 'number', required: true, step: dtype === 'uint8' ? '1' : 'any', inputMode: 'decimal', autocomplete: 'off'});
+    if (low !== undefined) Object.assign(field, {min: low, max: high, placeholder: `${low} to ${high}`});
+    field.dataset.column = column;
+    label.append(name, field);
+    return label;
+  }));
+  if (columns.length) {
+    const some = columns.slice(0, 2).map(column => [column, low ?? 1]);
+    $('example').textContent = JSON.stringify([Object.fromEntries(some)]).replace('}]', columns.length > 2 ? ', …}]' : '}]');
+  }
 }
 
 // card adds a result that is still to come, in front of the others.
@@ -174,7 +219,7 @@ async function work() {
   running--;
 }
 
-async function predictTable(text) {
+async function predictText(text) {
   let rows;
   try {
     rows = JSON.parse(text);
@@ -185,20 +230,34 @@ async function predictTable(text) {
   }
   if (!Array.isArray(rows)) rows = [rows]; // one row
   else if (rows.length && rows.every(value => typeof value !== 'object')) rows = [rows];
-  const cards = rows.map((_, i) => card('row ' + (i + 1)));
+  return predictRows(rows, rows.map((_, i) => 'row ' + (i + 1)));
+}
+
+// predictFields sends what the fields hold, and leaves it there: the next row may differ in one of them.
+function predictFields() {
+  const values = [...$('columns').querySelectorAll('input')].map(field => [field.dataset.column, field.valueAsNumber]);
+  return predictRows([Object.fromEntries(values)], [values.map(([column, value]) => `${column} ${value}`).join(', ')]);
+}
+
+async function predictRows(rows, names) {
+  const cards = names.map(name => card(name));
   const answer = await patiently('v1/predict', () => ({method: 'POST', headers: {'Content-Type': 'application/json'}, body: JSON.stringify({rows, top: likeliest})}));
   if (answer.status !== 200) {
-    const li = card('rows');
+    const li = card(names.length > 1 ? 'rows' : names[0] ?? 'rows');
     fail(li, answer);
     return add([li]);
   }
   answer.body.predictions.forEach((prediction, i) => fill(cards[i], prediction, answer.body));
   add(cards);
+  cards[0].scrollIntoView({block: 'nearest'});
 }
 
 $('files').onchange = event => { predict(event.target.files); event.target.value = ''; };
-$('table').onsubmit = event => { event.preventDefault(); predictTable($('rows').value); };
-$('rows').onkeydown = event => { if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) $('table').requestSubmit(); };
+$('open').onclick = () => $('evaluation').hidden ? unfold() : fold();
+$('close').onclick = () => { fold(); $('open').focus(); };
+$('fields').onsubmit = event => { event.preventDefault(); predictFields(); };
+$('text').onsubmit = event => { event.preventDefault(); predictText($('rows').value); };
+$('rows').onkeydown = event => { if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) $('text').requestSubmit(); };
 $('unlock').onsubmit = event => { event.preventDefault(); token = $('token').value; $('token').value = ''; look(); };
 $('clear').onclick = () => { queue = []; [...$('results').children].forEach(drop); $('bar').hidden = true; };
 document.onpaste = event => { if (event.clipboardData.files.length) { event.preventDefault(); predict(event.clipboardData.files); } };

@@ -238,6 +238,7 @@ func (b *browser) fits(t *testing.T, name string, width, height int, dark bool) 
 	if dir == "" {
 		return
 	}
+	time.Sleep(time.Second) // a frame with an origin of its own is painted by another process, later
 	var shot struct{ Data string }
 	b.call(t, "Page.captureScreenshot", map[string]any{"format": "png", "captureBeyondViewport": true}, &shot)
 	picture, err := base64.StdEncoding.DecodeString(shot.Data)
@@ -289,8 +290,11 @@ func TestThePageWaitsForAModelAndThenPredicts(t *testing.T) {
 	x.exec(t, "grant select on model_versions to \""+x.config.Username+"\"")
 	x.activate(t, 1, 1)
 	b.sees(t, "digits · version 1", "98.8 %", "0.813", "Choose pictures") // without anything being clicked
-	if href := b.do(t, `document.getElementById("report").href`); href != "https://mlflow.example.com/#/models/digits/versions/1" {
-		t.Errorf("the report is said to be at %v", href)
+	if href := b.do(t, `document.getElementById("mlflow").href`); href != "https://mlflow.example.com/#/models/digits/versions/1" {
+		t.Errorf("MLflow is said to be at %v", href)
+	}
+	if b.do(t, `document.getElementById("open").checkVisibility()`) != false {
+		t.Error("a report is offered that the role may not read")
 	}
 	all := digits(t, 4)
 	files := map[string][]byte{"no picture.txt": []byte("hello world")}
@@ -321,7 +325,7 @@ func TestThePageWaitsForAModelAndThenPredicts(t *testing.T) {
 		b.press(t, "Tab", 9)
 		order = append(order, fmt.Sprint(b.do(t, `document.activeElement.id || document.activeElement.textContent`)))
 	}
-	if got := strings.Join(order[:4], ", "); got != "API, report, files, clear" {
+	if got := strings.Join(order[:4], ", "); got != "API, mlflow, files, clear" {
 		t.Errorf("the tabulator goes to %s", got)
 	}
 	b.do(t, `document.getElementById("clear").focus()`)
@@ -349,6 +353,9 @@ func TestThePageTakesRowsForAModelOfColumns(t *testing.T) {
 	s := start(t, x, nil)
 	b := open(t, s.url)
 	b.sees(t, "cats · version 1", "Rows as JSON")
+	if open := b.do(t, `document.getElementById("json").open && !document.getElementById("fields").checkVisibility()`); open != true {
+		t.Error("a model that does not tell its columns can be asked by JSON alone, which is folded")
+	}
 	send := func(text string) {
 		quoted, _ := json.Marshal(text)
 		b.do(t, `document.getElementById("clear").click(); document.getElementById("rows").value = `+string(quoted)+`; document.getElementById("rows").focus()`)
@@ -365,6 +372,103 @@ func TestThePageTakesRowsForAModelOfColumns(t *testing.T) {
 	send(`[{"label": `)
 	b.sees(t, "This is no JSON")
 	b.clean(t)
+}
+
+func TestThePageHasAFieldForEachColumn(t *testing.T) {
+	t.Parallel()
+	x := newTenant(t)
+	x.standIn(t)
+	x.exec(t, `create or replace function predict(img bytea) returns table (label text, probabilities json, model_name text, model_version int) language plpgsql as
+  $$ begin raise exception 'the model''s input [2] is no picture; send its 2 raw values' using errcode = 'IS002'; end $$`)
+	takes := func(columns, input string) {
+		x.exec(t, "create or replace view model_versions as select 'cats'::text as name, 1 as version, 'abc'::text as digest, '{\"a\":1}'::json as metrics, now() as deployed_at, 'me'::text as deployed_by, true as active, false as pruned, '"+
+			input+"'::json as input, '"+columns+"'::json as columns")
+	}
+	takes(`["label", "mean radius <b>", "income"]`, `{"dtype": "float32", "shape": [3]}`)
+	s := start(t, x, nil)
+	b := open(t, s.url)
+	b.sees(t, "cats · version 1", "One row", "mean radius <b>", "Rows as JSON")
+	fill := func(values string) {
+		b.do(t, `(values => document.querySelectorAll("#columns input").forEach((field, i) => field.value = values[i]))(`+values+`)`)
+		b.do(t, `document.querySelector("#fields button").click()`)
+	}
+	fill(`["", 2, 3]`)
+	if b.do(t, `document.querySelectorAll("#results > li").length === 0 && !document.querySelector("#columns input").validity.valid`) != true {
+		t.Error("a row without one of its values is sent")
+	}
+	fill(`[41.5, -2, 3]`)
+	b.until(t, "the row's answer", `document.querySelector("#results .label")?.textContent === "41.5" && document.querySelector("#results .file").textContent === "label 41.5, mean radius <b> -2, income 3"`)
+	if b.do(t, `document.querySelector("#columns input").value`) != "41.5" {
+		t.Error("the values are gone: the next row may differ in one of them only")
+	}
+	b.fits(t, "fields", 1100, 700, false)
+	b.fits(t, "fields-dark", 1100, 700, true)
+	b.fits(t, "fields-phone", 390, 844, false)
+	b.do(t, `document.getElementById("json").open = true; document.getElementById("rows").value = '[{"label": 7}, {"raise": "IS007"}]'; document.querySelector("#text button").click()`)
+	b.sees(t, "Row 2: it has no column 'a'; its columns are a, b.")
+
+	// Another model, of whole numbers in a range: the fields change, and with them what can be sent.
+	takes(`["label", "b"]`, `{"dtype": "uint8", "shape": [2], "range": [0, 16]}`)
+	b.do(t, "look()")
+	b.until(t, "two fields", `document.querySelectorAll("#columns input").length === 2 && document.querySelector("#columns input").max === "16" && document.querySelector("#columns input").step === "1"`)
+	many := `["c0"`
+	for i := range 100 {
+		many += fmt.Sprintf(`, "c%d"`, i+1)
+	}
+	takes(many+"]", `{"dtype": "float32"}`)
+	b.do(t, "look()")
+	b.until(t, "too many columns for fields", `!document.getElementById("fields").checkVisibility() && document.getElementById("json").open`)
+	b.clean(t)
+}
+
+func TestThePageShowsTheEvaluationReport(t *testing.T) {
+	t.Parallel()
+	report, err := os.ReadFile("../report/testdata/passed.html")
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := newTenant(t)
+	x.deploy(t)
+	x.activate(t, 1, 1)
+	x.exec(t, `update models set metrics = '{"test_accuracy": 0.98765, "test_f1": 0.8125}'`)
+	x.exec(t, "insert into model_reports values ('digits', 1, $1), ('digits', 2, $2)", report, []byte(`<!doctype html><html><title>evil</title><p>Version two<script>parent.document.title = "changed"; top.location = "about:blank"</script><img src="https://example.com/x.png" onerror="alert(1)"></html>`))
+	x.exec(t, "grant select on model_versions, model_reports to \""+x.config.Username+"\"")
+	s := start(t, x, func(c *Config) { c.Token = "s3cret-token" })
+	b := open(t, s.url)
+	b.sees(t, "This service wants a token")
+	b.do(t, `document.getElementById("token").value = "s3cret-token"; document.querySelector("#unlock button").click()`)
+	b.sees(t, "digits · version 1", "98.8 %", "Evaluation report")
+	shown := `(frame => new Promise(done => { frame.onload = () => done(frame.contentDocument === null); document.getElementById("open").click(); setTimeout(done, 10000, "never loaded") }))(document.getElementById("report"))`
+	if got := b.do(t, shown); got != true { // its origin is another one
+		t.Errorf("the report's frame: %v", got)
+	}
+	b.fits(t, "report", 1100, 1300, false)
+	b.fits(t, "report-dark", 1100, 1300, true)
+	b.fits(t, "report-phone", 390, 1100, false)
+	b.clean(t)
+	link := fmt.Sprint(b.do(t, `document.getElementById("alone").href`))
+	if a := s.get(t, strings.TrimPrefix(link, s.url)); a.status != 200 || a.body != string(report) {
+		t.Errorf("the report on a page of its own: %d", a.status)
+	}
+	b.do(t, `document.getElementById("close").click()`)
+	if b.do(t, `document.getElementById("evaluation").checkVisibility() || document.activeElement.id !== "open"`) != false {
+		t.Error("the report does not close, or the focus is lost")
+	}
+	// Another version is another report; and whatever it holds, it cannot reach the page around it.
+	b.do(t, `document.getElementById("open").click()`)
+	x.activate(t, 2, 2)
+	b.do(t, "look()")
+	b.sees(t, "digits · version 2")
+	if b.do(t, `document.getElementById("evaluation").checkVisibility()`) != false {
+		t.Error("the report of the version before is still shown")
+	}
+	if got := b.do(t, shown); got != true {
+		t.Errorf("the second report's frame: %v", got)
+	}
+	time.Sleep(300 * time.Millisecond)
+	if title := b.do(t, "document.title"); title != "digits – Insitu" {
+		t.Errorf("the report changed the page around it: %v", title)
+	}
 }
 
 func TestThePageAsksForTheTokenAndKeepsItToItself(t *testing.T) {

@@ -27,6 +27,7 @@ const (
 	noSchema              = "3F000"
 	noFunction            = "42883"
 	noTable               = "42P01"
+	noColumn              = "42703"
 )
 
 var (

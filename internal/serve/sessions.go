@@ -72,7 +72,10 @@ type Model struct {
 	Name       string          `json:"name"`
 	Version    int             `json:"version"`
 	Takes      string          `json:"takes,omitempty"`      // pictures or rows
-	MLflowURL  string          `json:"mlflow_url,omitempty"` // of its page there, which leads to the evaluation report
+	Columns    json.RawMessage `json:"columns,omitempty"`    // their names in order, of a model of rows
+	Input      json.RawMessage `json:"input,omitempty"`      // shape, dtype, range
+	Report     string          `json:"report,omitempty"`     // where its evaluation report is, relative to the service
+	MLflowURL  string          `json:"mlflow_url,omitempty"` // of its page there
 	Digest     string          `json:"digest,omitempty"`
 	Metrics    json.RawMessage `json:"metrics,omitempty"`
 	DeployedAt *time.Time      `json:"deployed_at,omitempty"`
@@ -505,8 +508,14 @@ func collect(rows pgx.Rows, function string, n int) ([]row, error) {
 // learns from a prediction which model it is.
 func active(ctx context.Context, conn *postgres.Conn, schema string, probe []byte) (*Model, error) {
 	var m Model
-	err := conn.QueryRow(ctx, "select name, version, digest, metrics::text, deployed_at, deployed_by from "+postgres.Ident(schema, "model_versions")+" where active").
-		Scan(&m.Name, &m.Version, &m.Digest, (*[]byte)(&m.Metrics), &m.DeployedAt, &m.DeployedBy)
+	read := func(takes string) error {
+		return conn.QueryRow(ctx, "select name, version, digest, metrics::text, deployed_at, deployed_by, "+takes+" from "+postgres.Ident(schema, "model_versions")+" where active").
+			Scan(&m.Name, &m.Version, &m.Digest, (*[]byte)(&m.Metrics), &m.DeployedAt, &m.DeployedBy, (*[]byte)(&m.Columns), (*[]byte)(&m.Input))
+	}
+	err := read("nullif(columns::text, 'null'), nullif(input::text, 'null')")
+	if postgres.State(err) == noColumn { // a schema of an older release
+		err = read("null::text, null::text")
+	}
 	hidden := postgres.State(err) == insufficientPrivilege
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):

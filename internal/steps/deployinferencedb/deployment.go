@@ -2,6 +2,7 @@ package deployinferencedb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"go.uber.org/zap"
@@ -90,6 +91,9 @@ func (d deployment) deploy(ctx context.Context) (out done, err error) {
 	} else if err := inference.StoreProfile(ctx, conn, schema, d.version, profile); err != nil {
 		return out, err
 	}
+	if err := d.keepReport(ctx); err != nil {
+		return out, err
+	}
 	tag := model.GitSHA
 	if tag == "" {
 		tag = model.Digest[:12]
@@ -121,6 +125,19 @@ func (d deployment) deploy(ctx context.Context) (out done, err error) {
 		d.log.Info("pruned the bytes of an old version", zap.String("name", v.Name), zap.Int("version", v.Version))
 	}
 	return out, nil
+}
+
+// keepReport stores the evaluation report with the version; a version without one is served all the same.
+func (d deployment) keepReport(ctx context.Context) error {
+	html, err := inference.FetchReport(ctx, d.models, d.version)
+	if errors.Is(err, inference.ErrNoReport) {
+		d.log.Warn("the version is served without its evaluation report", zap.Error(err))
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return inference.KeepReport(ctx, d.session.Conn, d.target.Name, d.version, html)
 }
 
 // switchOver makes the version the active one, and the alias's.

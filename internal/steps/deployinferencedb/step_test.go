@@ -339,6 +339,60 @@ func TestAChallengerIsDeployedAndNothingIsSwitched(t *testing.T) {
 	p.check(t, "a challenger that fails gets no calls any more", 1, 1, "failed 2", "failed 3")
 }
 
+func TestTheEvaluationReportIsKeptWithTheVersion(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	client, err := registry.New(registry.Config{URI: p.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	evaluated := func(version int, html string) {
+		t.Helper()
+		v, err := client.ModelVersion(t.Context(), "m", version)
+		if err != nil {
+			t.Fatal(err)
+		}
+		run, err := client.GetRun(t.Context(), v.RunID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := client.UploadArtifact(t.Context(), run, "evaluation/report.html", []byte(html)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deploy := func(version int, log string, want ...string) {
+		t.Helper()
+		r := p.run(t, version, nil)
+		var kept []string
+		if err := p.conn.QueryRow(t.Context(), "select array(select version || ' ' || convert_from(html, 'utf8') from "+postgres.Ident(p.schema, "model_reports")+" order by version)").Scan(&kept); err != nil {
+			t.Fatal(err)
+		}
+		if r.Code != 0 || !strings.Contains(r.Stderr, log) || !cmp.Equal(append([]string{}, want...), kept) {
+			t.Errorf("version %d: exit code %d, reports %q, want %q and %q\n%s", version, r.Code, kept, want, log, r.Stderr)
+		}
+	}
+	deploy(1, "was not evaluated")
+	evaluated(1, "<!doctype html><html>first")
+	evaluated(3, "<!doctype html><html>third")
+	deploy(1, "", "1 <!doctype html><html>first")
+	deploy(3, "", "1 <!doctype html><html>first", "3 <!doctype html><html>third")
+	evaluated(3, "<!doctype html><html>once more")
+	deploy(3, "", "1 <!doctype html><html>first", "3 <!doctype html><html>once more")
+	evaluated(4, "<html>"+strings.Repeat("x", 4<<20))
+	deploy(4, "larger than 4194304 bytes", "1 <!doctype html><html>first", "3 <!doctype html><html>once more")
+	evaluated(4, "\x00\xff<html>")
+	deploy(4, "no HTML page in UTF-8", "1 <!doctype html><html>first", "3 <!doctype html><html>once more")
+	p.fail = func(method, path string) int {
+		if method == http.MethodGet && strings.HasSuffix(path, "report.html") {
+			return http.StatusServiceUnavailable
+		}
+		return 0
+	}
+	if r := p.run(t, 4, nil); r.Code != 75 {
+		t.Errorf("a registry that is away: exit code %d\n%s", r.Code, r.Stderr)
+	}
+}
+
 // Liquibase does not know the registry: what it rolls back leaves the alias where it was.
 func TestTheAliasComesBackAfterLiquibaseRolledBack(t *testing.T) {
 	t.Parallel()

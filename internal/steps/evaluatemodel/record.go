@@ -9,8 +9,6 @@ import (
 	"github.com/insitu-ml/insitu/internal/registry"
 )
 
-// reportArtifact is the page among the artifacts of the version's run; the numbers are registry.ArtifactMetrics.
-const reportArtifact = "evaluation/report.html"
 
 // record stores the result with the version: report and numbers as artifacts, metrics of the run, tags.
 // Doing it again changes nothing.
@@ -27,7 +25,7 @@ func (e *evaluator) record(ctx context.Context, r *result) error {
 	if err != nil {
 		return err
 	}
-	if err := e.models.UploadArtifact(ctx, run, reportArtifact, r.page); err != nil {
+	if err := e.models.UploadArtifact(ctx, run, registry.ArtifactReport, r.page); err != nil {
 		return err
 	}
 	if err := e.models.UploadArtifact(ctx, run, registry.ArtifactMetrics, append(numbers, '\n')); err != nil {
