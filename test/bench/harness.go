@@ -70,6 +70,7 @@ func hundredths(v float64) string   { return fmt.Sprintf("%.2f ms", 1000*v) }
 func points(v float64) string       { return fmt.Sprintf("%.2f points", v) }
 func percent(v float64) string      { return fmt.Sprintf("%.1f %%", 100*v) }
 func perSecond(v float64) string    { return fmt.Sprintf("%.0f/s", v) }
+func count(v float64) string        { return fmt.Sprintf("%.0f", v) }
 func mebibytes(v float64) string    { return fmt.Sprintf("%.0f MiB", v/(1<<20)) }
 
 func yes(v float64) string {

@@ -43,7 +43,7 @@ type group struct {
 func groups() []group {
 	return []group{
 		{"load", load}, {"read", read}, {"train", train}, {"endtoend", endToEnd}, {"accuracy", accuracy}, {"growth", growth},
-		{"resume", resume}, {"predict", predict}, {"serve", serve}, {"cancel", cancelled}, {"start", start}, {"madlib", madlib},
+		{"resume", resume}, {"predict", predict}, {"serve", serve}, {"deploy", deploy}, {"cancel", cancelled}, {"start", start}, {"madlib", madlib},
 	}
 }
 
