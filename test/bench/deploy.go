@@ -130,7 +130,7 @@ func (d *deployments) prepare(ctx context.Context) (err error) {
 		rates = append(rates, strconv.FormatFloat(0.000001*float64(i+1), 'f', -1, 64))
 	}
 	output := filepath.Join(d.dir, "deploy")
-	if err := d.program(ctx, "insitu", "run", "--app", digits, "--bindings", d.bindings, "--bin", filepath.Dir(d.insitu), "--output", output, "--plain",
+	if err := d.program(ctx, "insitu", "run", "--app", digits().folder, "--bindings", d.bindings, "--bin", filepath.Dir(d.insitu), "--output", output, "--plain",
 		"-p", "schema="+deploySchema, "-p", "inference-schema="+deploySchema, "-p", "model-name="+deploySchema, "-p", "experiment="+deploySchema, "-p", "epochs=3",
 		"-p", "min-accuracy=0", "-p", "min-f1=0", "-p", "tolerance=1", "-p", `sweep={"learning_rate": [`+strings.Join(rates, ", ")+`]}`,
 		"-p", "training-binding="+localservices.TrainingBinding, "-p", "inference-binding="+localservices.InferenceBinding); err != nil {
