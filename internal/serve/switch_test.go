@@ -25,9 +25,9 @@ import (
 )
 
 // Versions are deployed, switched and rolled back under load: no request fails, and every answer has the label of the version it names.
+// It takes all of the processor and so runs alone: other tests of this package look at what happens within seconds.
 func TestClientsNoticeNothingOfDeploymentsAndRollbacks(t *testing.T) {
-	t.Parallel()
-	const requests, clients = 6000, 16
+	const least, rounds, clients = 6000, 40, 16 // requests, and switches forth and back
 	cfg := changelogtest.Server(t)
 	schema := changelogtest.Schema(t, cfg, "Switched")
 	session, err := changelog.Open(t.Context(), changelog.Schema{Database: cfg, Name: schema, Path: inference.ChangelogPath, Log: zap.NewNop(),
@@ -65,16 +65,16 @@ func TestClientsNoticeNothingOfDeploymentsAndRollbacks(t *testing.T) {
 	deploy(2)
 	s := start(t, tenant{session.Conn, cfg, schema}, func(c *Config) { c.Sessions, c.Queue, c.RequestTimeout = 2, 64, time.Minute })
 
-	var left, failed, mixed atomic.Int64
+	var asked, failed, mixed atomic.Int64
 	var seen [2]atomic.Int64 // answers by an even and by an odd version
-	left.Store(requests)
-	finished := make(chan struct{})
+	var done atomic.Bool
 	var all sync.WaitGroup
 	for client := range clients {
 		all.Add(1)
 		go func() {
 			defer all.Done()
-			for left.Add(-1) >= 0 {
+			for !done.Load() {
+				asked.Add(1)
 				// Requests of one picture are predicted together with those that wait; some bring several, some bring rows.
 				var a answer
 				switch client % 4 {
@@ -102,27 +102,27 @@ func TestClientsNoticeNothingOfDeploymentsAndRollbacks(t *testing.T) {
 			}
 		}()
 	}
-	go func() { all.Wait(); close(finished) }()
-	switches, deployments := 0, 0
-	for n := 0; ; n++ {
-		select {
-		case <-finished:
-		default:
-			if n%50 == 10 { // by Liquibase, as deploy-inference-db does it
-				deployments++
-				deploy(2 + deployments)
-			} else {
-				activate(2)
-			}
-			time.Sleep(3 * time.Millisecond)
-			if _, err := inference.SwitchBack(t.Context(), session.Conn, schema, inference.Version{Name: "m", Version: 1}, ""); err != nil {
-				t.Fatal(err)
-			}
-			switches += 2
-			time.Sleep(3 * time.Millisecond)
-			continue
+	defer all.Wait() // also when something below fails
+	defer done.Store(true)
+	deployments := 0
+	for n := 0; n < rounds || asked.Load() < least; n++ {
+		if n == 10 || n == 30 { // by Liquibase, as deploy-inference-db does it
+			deployments++
+			deploy(2 + deployments)
+		} else {
+			activate(2)
 		}
-		break
+		time.Sleep(5 * time.Millisecond)
+		if _, err := inference.SwitchBack(t.Context(), session.Conn, schema, inference.Version{Name: "m", Version: 1}, ""); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	done.Store(true)
+	all.Wait()
+	requests, switches := asked.Load(), 0
+	if err := session.Conn.QueryRow(t.Context(), "select count(*) from "+postgres.Ident(schema, "activations")).Scan(&switches); err != nil {
+		t.Fatal(err)
 	}
 	batches := 0
 	if m := regexp.MustCompile(`(?m)^insitu_batches_total ([0-9]+)`).FindStringSubmatch(s.get(t, "/metrics").body); m != nil {
@@ -131,13 +131,10 @@ func TestClientsNoticeNothingOfDeploymentsAndRollbacks(t *testing.T) {
 	said := fmt.Sprintf("%d requests, %d statements for those with pictures, %d switches, %d deployments: %d failed, %d answers of another version than they name; %d by an odd version, %d by an even one",
 		requests, batches, switches, deployments, failed.Load(), mixed.Load(), seen[1].Load(), seen[0].Load())
 	t.Log(said)
-	if failed.Load() > 0 || mixed.Load() > 0 || seen[0].Load()+seen[1].Load() != requests || seen[0].Load() < requests/20 || seen[1].Load() < requests/20 {
+	if failed.Load() > 0 || mixed.Load() > 0 || seen[0].Load()+seen[1].Load() != requests || min(seen[0].Load(), seen[1].Load()) < 100 {
 		t.Error(said)
 	}
-	if batches == 0 || batches >= requests*3/4 {
-		t.Errorf("%d statements for the %d requests with pictures: none waited for another", batches, requests*3/4)
-	}
-	if n := 0; session.Conn.QueryRow(t.Context(), "select count(*) from "+postgres.Ident(schema, "activations")).Scan(&n) != nil || n < 20 {
-		t.Errorf("%d activations", n)
+	if batches == 0 || int64(batches) >= requests*3/4 {
+		t.Errorf("%d statements for about %d requests with pictures: none waited for another", batches, requests*3/4)
 	}
 }
