@@ -13,7 +13,8 @@ create or replace view model_versions as
 select m.name, m.version, m.digest, m.metrics, m.deployed_at, m.deployed_by,
   coalesce(m.name = a.name and m.version = a.version, false) as active,
   not exists (select 1 from model_blobs b where b.digest = m.digest) as pruned,
-  m.manifest -> 'input' as input, m.manifest -> 'columns' as columns
+  json_build_object('shape', m.manifest #> '{input,shape}', 'dtype', m.manifest #> '{input,dtype}', 'range', m.manifest #> '{input,range}') as input,
+  m.manifest -> 'columns' as columns
 from models m left join (select name, version from activations order by ordinal desc limit 1) a on true;
 comment on view model_versions is 'Deployed model versions, which of them is active, whose bytes were pruned, and what they take';
 -- rollback

@@ -524,3 +524,29 @@ func TestCallersNoticeNothingOfASwitch(t *testing.T) {
 		t.Error("expected every call to succeed, each with one version")
 	}
 }
+
+func TestTheBytesOfAChallengerStayAsLongAsThoseOfAnActiveVersion(t *testing.T) {
+	t.Parallel()
+	s := newServed(t)
+	name := model(1, "").Name
+	s.serve(t, model(1, onnx(t, 1)))
+	s.deploy(t, model(2, "an old challenger"))
+	challenge := func(version, want int) {
+		t.Helper()
+		if active, err := Challenge(t.Context(), s.Conn, s.schema, Version{name, version}, Evidence{}); err != nil || active.Version != want {
+			t.Fatalf("challenger %d: version %d is active, %v; want %d", version, active.Version, err, want)
+		}
+	}
+	challenge(2, 1)
+	s.serve(t, model(3, onnx(t, 2)))
+	s.deploy(t, model(4, "a new challenger"))
+	challenge(4, 3)
+	challenge(4, 3)
+	challenge(3, 3) // itself
+	differs(t, "ledger", []string{"deploy 1", "activate 1", "deploy 2", "challenge 2", "deploy 3", "activate 3", "deploy 4", "challenge 4"}, s.ledger(t))
+	gone, err := Prune(t.Context(), s.Conn, s.schema, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	differs(t, "pruned", []Version{{name, 2}}, gone)
+}

@@ -512,7 +512,7 @@ func active(ctx context.Context, conn *postgres.Conn, schema string, probe []byt
 		return conn.QueryRow(ctx, "select name, version, digest, metrics::text, deployed_at, deployed_by, "+takes+" from "+postgres.Ident(schema, "model_versions")+" where active").
 			Scan(&m.Name, &m.Version, &m.Digest, (*[]byte)(&m.Metrics), &m.DeployedAt, &m.DeployedBy, (*[]byte)(&m.Columns), (*[]byte)(&m.Input))
 	}
-	err := read("nullif(columns::text, 'null'), nullif(input::text, 'null')")
+	err := read("nullif(columns::text, 'null'), input::text")
 	if postgres.State(err) == noColumn { // a schema of an older release
 		err = read("null::text, null::text")
 	}
@@ -526,6 +526,7 @@ func active(ctx context.Context, conn *postgres.Conn, schema string, probe []byt
 	r, err := predictOne(ctx, conn, schema, probe)
 	switch {
 	case err == nil:
+		m.Columns = nil // of a picture, they are its pixels
 		if m.Takes = "pictures"; hidden {
 			m.Name, m.Version = r.ModelName, r.ModelVersion
 		}
