@@ -32,6 +32,7 @@ const deploySchema = "bench_deploy"
 const (
 	switchClients = 16
 	switchFiles   = 3
+	leastSwitches = 10 // of a round, the deployment's among them
 )
 
 // deploy measures how long a version takes to be in service and out of it again, with the programs as users start them,
@@ -78,7 +79,7 @@ func deploy(ctx context.Context, b *bench) error {
 		failed, mixed = failed+float64(l.failed), mixed+float64(l.mixed)
 		switches, rate = append(switches, float64(l.switches)), append(rate, l.rate)
 	}
-	what := fmt.Sprintf("digits, %d times %d calls of %d rows, %d clients, versions deployed and rolled back meanwhile: ", b.rounds, calls, switchFiles, switchClients)
+	what := fmt.Sprintf("digits, %d times at least %d calls of %d rows, %d clients, versions deployed and rolled back meanwhile: ", b.rounds, calls, switchFiles, switchClients)
 	b.add(what+"calls that failed", atMost(0), count, summarize([]float64{failed}))
 	b.add(what+"calls with a label that the named version does not give", atMost(0), count, summarize([]float64{mixed}))
 	b.add(what+"switches a time", goal{}, count, summarize(switches))
@@ -264,15 +265,16 @@ func (d *deployments) switchUnderLoad(ctx context.Context, calls, version int) (
 	type key struct{ version, body int }
 	var mu sync.Mutex
 	answers := map[key]map[string]int{} // labels, joined, by how often
-	var left, failed atomic.Int64
-	left.Store(int64(calls))
+	var asked, failed atomic.Int64
+	var done atomic.Bool
 	var all sync.WaitGroup
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: switchClients, MaxConnsPerHost: switchClients}, Timeout: 30 * time.Second}
 	defer client.CloseIdleConnections()
 	began := time.Now()
 	for range switchClients {
 		all.Go(func() {
-			for n := left.Add(-1); n >= 0; n = left.Add(-1) {
+			for !done.Load() {
+				n := asked.Add(1)
 				a, err := d.ask(ctx, client, int(n))
 				if err != nil {
 					failed.Add(1)
@@ -293,7 +295,7 @@ func (d *deployments) switchUnderLoad(ctx context.Context, calls, version int) (
 			}
 		})
 	}
-	for deployed := false; left.Load() > 0 || l.switches < 2; l.switches++ {
+	for deployed := false; asked.Load() < int64(calls) || l.switches < leastSwitches; l.switches++ {
 		switch {
 		case !deployed:
 			err, deployed = d.deploy(ctx, version), true
@@ -303,13 +305,15 @@ func (d *deployments) switchUnderLoad(ctx context.Context, calls, version int) (
 			err = d.rollback(ctx, version)
 		}
 		if err != nil {
-			left.Store(0)
-			all.Wait()
-			return l, err
+			break
 		}
 	}
+	done.Store(true)
 	all.Wait()
-	l.failed, l.rate = int(failed.Load()), float64(calls)/time.Since(began).Seconds()
+	if err != nil {
+		return l, err
+	}
+	l.failed, l.rate = int(failed.Load()), float64(asked.Load())/time.Since(began).Seconds()
 	want := map[int][]string{}
 	for _, v := range []int{d.first, version} {
 		if want[v], err = d.labels(ctx, v); err != nil {
