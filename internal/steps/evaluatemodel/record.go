@@ -9,7 +9,6 @@ import (
 	"github.com/insitu-ml/insitu/internal/registry"
 )
 
-
 // record stores the result with the version: report and numbers as artifacts, metrics of the run, tags.
 // Doing it again changes nothing.
 func (e *evaluator) record(ctx context.Context, r *result) error {
