@@ -486,7 +486,7 @@ func TestWrongValuesAreRefusedWithTheReason(t *testing.T) {
 		"a misspelt file of a binding":           {"bindings.training.files.hostname=x", "additional properties 'hostname' not allowed"},
 		"a word where true or false belongs":     {"api.enabled=yes", "got string, want boolean"},
 		"a registry with a scheme":               {"image.registry=https://r.example.com", "/image/registry"},
-		"a parameter the pipelines do not have":  {"pipeline.parameters.epoch=3", "pipeline.parameters.epoch: in-database-pipeline has no such parameter; it has api-url, app, "},
+		"a parameter the pipelines do not have":  {"pipeline.parameters.epoch=3", "pipeline.parameters.epoch: in-database-pipeline has no such parameter; it has activate, api-url, app, "},
 		"a value that is no choice":              {"pipeline.parameters.approval=yes", `pipeline.parameters.approval: "yes" is no choice; expected one of ["none","required"]`},
 		"a schedule's parameter that is none":    {"retraining[0].name=a,retraining[0].schedules[0]=@daily,retraining[0].parameters.epoch=3", "retraining: a: parameters.epoch: in-database-pipeline has no such parameter"},
 		"a sweep in two pods":                    {"retraining[0].name=a,retraining[0].schedules[0]=@daily,retraining[0].pipeline=in-database-pipeline-express,retraining[0].parameters.sweep=x", "retraining: a: parameters.sweep: in-database-pipeline-express has no such parameter"},

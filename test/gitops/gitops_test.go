@@ -409,6 +409,7 @@ func TestEveryParameterOfThePipelinesCanBeSetAndNoOther(t *testing.T) {
 		for _, p := range pipeline.Spec.Arguments.Parameters {
 			want[p.Name] = true
 		}
+		delete(want, "reason") // what a retraining says of itself; the reason of these runs is their commit
 		values := append(slices.Clone(everything), "pipeline="+name)
 		if name == "in-database-pipeline-express" {
 			values = slices.DeleteFunc(values, func(v string) bool { return strings.HasPrefix(v, "sweep=") })
