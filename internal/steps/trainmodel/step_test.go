@@ -364,7 +364,7 @@ func TestAnAppMustFitItsDataset(t *testing.T) {
 	if _, err := f.Connect(t).Exec(t.Context(), "update datasets set manifest = $1", string(text)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.Connect(t).Exec(t.Context(), `update releases set manifest = jsonb_set(manifest::jsonb, '{max_shards}', '1')`); err != nil {
+	if _, err := f.Connect(t).Exec(t.Context(), `update releases set manifest = (substr(manifest::text, 1, length(manifest::text) - 1) || ', "max_shards": 1}')::json`); err != nil {
 		t.Fatal(err)
 	}
 	r := run(t, f, s.URL, nil)
