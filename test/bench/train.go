@@ -16,13 +16,18 @@ func train(ctx context.Context, b *bench) error {
 		images, rounds int
 		one, two, both goal
 	}{
-		{cnn(), scaled(many, b.scale, 1000), b.rounds, atLeast(0.97), atLeast(0.98), atLeast(1.75)},
-		{large(), scaled(12_800, b.scale, 1000), max(1, b.rounds/2), goal{}, goal{}, goal{}},
-		{softmax(), scaled(many, b.scale, 1000), 2*b.rounds + 1, atLeast(0.85), atLeast(0.85), goal{}},
+		{cnn(), scaled(many, b.scale, 1000), max(1, b.rounds/2), atLeast(0.97), atLeast(0.98), atLeast(1.75)},
+		{large(), scaled(12_800, b.scale, 1000), 1, goal{}, goal{}, goal{}},
+		{softmax(), scaled(many, b.scale, 1000), b.rounds, atLeast(0.85), atLeast(0.85), goal{}},
 	} {
-		measured, err := b.epochsOf(ctx, t.model, t.images, t.rounds)
-		if err != nil {
-			return err
+		// How a process's memory happens to lie is worth some percent, for as long as it lives: new ones on both sides.
+		measured := epochTimes{equal: true}
+		for range 3 {
+			some, err := b.epochsOf(ctx, t.model, t.images, t.rounds)
+			if err != nil {
+				return err
+			}
+			measured.add(some)
 		}
 		side := fmt.Sprintf("%s, %d images an epoch: ", t.name, measured.rows)
 		b.add(side+"one epoch in plain Python (limit) / in the database", t.one, ratio, paired(measured.plain[0], measured.inside[0]))
@@ -55,6 +60,14 @@ type epochTimes struct {
 	inside, plain            [2][]float64
 	memory, own, plainMemory []float64 // bytes
 	equal                    bool
+}
+
+func (e *epochTimes) add(more epochTimes) {
+	e.rows, e.equal = more.rows, e.equal && more.equal
+	for i := range e.inside {
+		e.inside[i], e.plain[i] = append(e.inside[i], more.inside[i]...), append(e.plain[i], more.plain[i]...)
+	}
+	e.memory, e.own, e.plainMemory = append(e.memory, more.memory...), append(e.own, more.own...), append(e.plainMemory, more.plainMemory...)
 }
 
 // epochsOf alternates: an epoch in the database, the same from the same state in plain Python; with one shard, then with two.
