@@ -31,7 +31,7 @@ func (c *Conn) CopyRows(ctx context.Context, table, columns []string, rows iter.
 	}
 	sql := "copy " + Ident(table...) + " (" + strings.Join(quoted, ", ") + ") from stdin binary"
 	next, stop := iter.Pull2(rows)
-	r := &copyReader{columns: columns, next: next, network: gatheringOf(c.PgConn().Conn())}
+	r := &copyReader{columns: columns, next: next}
 	tag, err := c.PgConn().CopyFrom(ctx, r, sql)
 	if err := r.close(stop); err != nil {
 		return 0, err
@@ -57,7 +57,6 @@ type copyReader struct {
 	// A COPY that the connection's end cuts short returns while its reader still runs.
 	mu sync.Mutex
 
-	network        *gathering
 	started, ended bool
 	row            [][]byte // what is left of the row: heads from buf, large values from the caller
 	buf            []byte   // backing of the heads
@@ -73,11 +72,10 @@ func (r *copyReader) close(stop func()) error {
 	return r.err
 }
 
-func (r *copyReader) Read(p []byte) (n int, err error) {
+func (r *copyReader) Read(p []byte) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.network.on = true
-	defer func() { r.network.on = err == nil }() // what ends the COPY is sent at once
+	n := 0
 	for n < len(p) {
 		if len(r.row) == 0 {
 			if r.err != nil {

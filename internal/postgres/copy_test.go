@@ -26,7 +26,7 @@ func encode(t *testing.T, columns []string, rows iter.Seq2[[]any, error], wrap f
 	t.Helper()
 	next, stop := iter.Pull2(rows)
 	defer stop()
-	return io.ReadAll(wrap(&copyReader{columns: columns, next: next, network: new(gathering)}))
+	return io.ReadAll(wrap(&copyReader{columns: columns, next: next}))
 }
 
 func TestRowsAreEncodedAsBinaryCopy(t *testing.T) {

@@ -76,14 +76,6 @@ func Connect(ctx context.Context, c Config, o Options) (*Conn, error) {
 	pc.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxHandler {
 		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, CancelRequestDelay: 0, DeadlineDelay: 5 * time.Second}
 	}
-	dial := pc.DialFunc
-	pc.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := dial(ctx, network, address)
-		if err != nil {
-			return nil, err
-		}
-		return &gathering{Conn: conn}, nil
-	}
 	conn, err := pgx.ConnectConfig(ctx, pc)
 	if err != nil {
 		return nil, Wrap(err, "connect to "+c.Address()+" as "+strconv.Quote(c.Username))
