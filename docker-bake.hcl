@@ -178,15 +178,10 @@ target "postgres" {
 }
 
 target "pgadmin" {
-  inherits   = ["_common"]
-  dockerfile = "images/pgadmin/Dockerfile"
-  args = {
-    BINARIES    = BINARIES
-    GO_BASE     = GO_BASE
-    DEBIAN_BASE = DEBIAN_BASE
-  }
-  tags   = image("pgadmin")
-  labels = labels("pgadmin", "pgAdmin 4, and the command line tool that brings servers into it.", "Apache-2.0 AND PostgreSQL")
+  inherits = ["_programs"]
+  target   = "pgadmin"
+  tags     = image("pgadmin")
+  labels   = labels("pgadmin", "pgAdmin 4, and the command line tool that brings servers into it.", "Apache-2.0 AND PostgreSQL")
 }
 
 target "dev-mlflow" {

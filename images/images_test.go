@@ -61,7 +61,7 @@ func TestBasesArePinnedByDigest(t *testing.T) {
 	if len(bases) != 4 || !slices.Equal(bases, pinned) {
 		t.Errorf("bases %q, of which pinned %q", bases, pinned)
 	}
-	for _, dir := range []string{"steps", "postgres", "pgadmin", "dev-mlflow", "dev-s3"} {
+	for _, dir := range []string{"steps", "postgres", "dev-mlflow", "dev-s3"} {
 		if base := matches(`(?m)^FROM (?:--platform=\S+ )?([^\s$]*[:/]\S*)`, read(t, "images/"+dir+"/Dockerfile")); base != nil {
 			t.Errorf("images/%s/Dockerfile names bases itself: %q; docker-bake.hcl pins them", dir, base)
 		}

@@ -33,7 +33,7 @@ func TestStepsAreSmall(t *testing.T) {
 	if bin == "" {
 		t.Skip("needs the built steps: INSITU_TEST_BIN is not set")
 	}
-	const most = 18.2e6 // bytes: with a static base image, an image has some 20 MB
+	const most = 18.2e6 // bytes: with what a static base image has, an image stays below 20 MB
 	for _, spec := range All() {
 		content, err := os.ReadFile(filepath.Join(bin, spec.Name))
 		if err != nil {
