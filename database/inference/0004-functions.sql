@@ -47,10 +47,12 @@ $python$;
 comment on function predict_batch_columns(bytea[]) is 'What predict_batch makes rows of; arrays cost a tenth of what rows would';
 revoke all on function predict_batch_columns(bytea[]) from public;
 
-create or replace function predict_batch(imgs bytea[]) returns setof indexed_prediction language sql stable security definer
+create or replace function predict_batch(imgs bytea[]) returns setof indexed_prediction language plpgsql stable security definer
 set search_path from current as $$
-select r.index::int, r.label, r.probabilities, r.model_name, r.model_version
-from predict_batch_columns($1) c, unnest(c.labels, c.probabilities, c.model_names, c.model_versions) with ordinality r(label, probabilities, model_name, model_version, index)
+begin -- in PL/pgSQL the session keeps the plan; SQL would be planned in every call, which costs as much as predicting
+  return query select r.index::int, r.label, r.probabilities, r.model_name, r.model_version
+  from predict_batch_columns($1) c, unnest(c.labels, c.probabilities, c.model_names, c.model_versions) with ordinality r(label, probabilities, model_name, model_version, index);
+end
 $$;
 comment on function predict_batch(bytea[]) is
   'predict for many images at once; index counts from 1';
@@ -76,10 +78,12 @@ $python$;
 comment on function predict_rows_columns(json) is 'What predict_rows makes rows of; arrays cost a tenth of what rows would';
 revoke all on function predict_rows_columns(json) from public;
 
-create or replace function predict_rows(rows json) returns setof indexed_prediction language sql stable security definer
+create or replace function predict_rows(rows json) returns setof indexed_prediction language plpgsql stable security definer
 set search_path from current as $$
-select r.index::int, r.label, r.probabilities, r.model_name, r.model_version
-from predict_rows_columns($1) c, unnest(c.labels, c.probabilities, c.model_names, c.model_versions) with ordinality r(label, probabilities, model_name, model_version, index)
+begin -- in PL/pgSQL the session keeps the plan; SQL would be planned in every call, which costs as much as predicting
+  return query select r.index::int, r.label, r.probabilities, r.model_name, r.model_version
+  from predict_rows_columns($1) c, unnest(c.labels, c.probabilities, c.model_names, c.model_versions) with ordinality r(label, probabilities, model_name, model_version, index);
+end
 $$;
 comment on function predict_rows(json) is
   'predict_row for the elements of a JSON array, 10,000 at most; index counts from 1';

@@ -140,7 +140,10 @@ func (a *api) predict(w http.ResponseWriter, r *http.Request) *problem {
 	}
 	out := predicted{Model: Model{Name: rows[0].ModelName, Version: rows[0].ModelVersion}, Milliseconds: milliseconds(began)}
 	for _, row := range rows {
-		p := Prediction{Label: row.Label, Probabilities: likeliest(row.Probabilities, top)}
+		p := Prediction{Label: row.Label}
+		if p.Probabilities, err = likeliest(row.Probabilities, top); err != nil {
+			return refusal(err)
+		}
 		if row.ModelName != out.Model.Name || row.ModelVersion != out.Model.Version {
 			p.Model = &Model{Name: row.ModelName, Version: row.ModelVersion}
 		}
@@ -156,8 +159,14 @@ func (a *api) count(rows []row) {
 	}
 }
 
-// likeliest are the first n of all, equal ones by name.
-func likeliest(all map[string]float64, n int) []Probability {
+// likeliest are the first n of a JSON object of probabilities, equal ones by name.
+func likeliest(object []byte, n int) ([]Probability, error) {
+	var all map[string]float64
+	if object != nil {
+		if err := json.Unmarshal(object, &all); err != nil {
+			return nil, fmt.Errorf("read the probabilities: %w", err)
+		}
+	}
 	out := make([]Probability, 0, len(all))
 	for label, p := range all {
 		out = append(out, Probability{label, p})
@@ -165,7 +174,7 @@ func likeliest(all map[string]float64, n int) []Probability {
 	slices.SortFunc(out, func(x, y Probability) int {
 		return cmp.Or(cmp.Compare(y.Probability, x.Probability), cmp.Compare(x.Label, y.Label))
 	})
-	return out[:min(n, len(out))]
+	return out[:min(n, len(out))], nil
 }
 
 // room is taken by a request whose body is read into memory; done gives it back.
@@ -293,6 +302,13 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if to.predicts || p != nil {
 		level = zapcore.InfoLevel
 	}
+	if status == http.StatusInternalServerError {
+		level = zapcore.ErrorLevel
+	}
+	entry := a.config.Log.Check(level, "request")
+	if entry == nil {
+		return
+	}
 	fields := []zap.Field{
 		zap.String("id", id), zap.String("method", r.Method), zap.String("route", to.path), zap.Int("status", status),
 		zap.Float64("milliseconds", milliseconds(began)), zap.Int64("bytes_received", body.n.Load()), zap.Int64("bytes_sent", out.n), zap.String("client", clientOf(r)),
@@ -302,11 +318,8 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if p.cause != nil {
 			fields = append(fields, zap.NamedError("cause", p.cause))
 		}
-		if p.status == http.StatusInternalServerError {
-			level = zapcore.ErrorLevel
-		}
 	}
-	a.config.Log.Log(level, "request", fields...)
+	entry.Write(fields...)
 }
 
 // find returns the request's route if it exists, takes the method and the caller may use it.

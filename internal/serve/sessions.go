@@ -43,12 +43,15 @@ type sessions struct {
 	log      *zap.Logger
 	finished sync.WaitGroup
 
-	mu        sync.Mutex
-	connected int
-	busy      int
-	batches   int    // statements that predicted pictures
-	model     *Model // active when a session last looked; nil for none
-	noModel   error  // why there is none
+	mu         sync.Mutex
+	connected  int
+	busy       int
+	predicting int           // sessions that predict pictures
+	predicted  int           // the pictures they predict
+	took       time.Duration // what predicting pictures took last
+	batches    int           // statements that predicted pictures
+	model      *Model        // active when a session last looked; nil for none
+	noModel    error         // why there is none
 }
 
 // call is one piece of work for a session.
@@ -102,8 +105,7 @@ func ask[T any](ctx context.Context, s *sessions, work func(context.Context, *po
 // predict predicts the pictures of one request in one statement, which never mixes two versions of the model.
 func (s *sessions) predict(ctx context.Context, imgs [][]byte) ([]row, error) {
 	c, done := newCall(ctx, func(ctx context.Context, conn *postgres.Conn) ([]row, error) {
-		s.countBatch()
-		return predictAll(ctx, conn, s.schema, imgs)
+		return s.predictAll(ctx, conn, imgs)
 	})
 	c.imgs, c.answer = imgs, func(rows []row) { done <- result[[]row]{value: rows} }
 	return await(s, s.pictures, c, done)
@@ -223,30 +225,76 @@ func (s *sessions) serve(c *call, conn *postgres.Conn) *postgres.Conn {
 const (
 	batchPictures = 64
 	batchBytes    = 16 << 20
+	batchWait     = 2 * time.Millisecond
 )
 
-// gather adds to the first call a session's share of those that wait at this moment. It waits for none: while sessions
-// are free, every call is a batch of its own, and the longer they are busy, the larger the next batch is.
+// gather adds other calls to the first: a session's share of those that wait at this moment, as taking all would leave
+// the others idle. If that is less than what the other sessions predict now, it waits for more, for half the time that a
+// statement takes and at most batchWait: callers who have just been answered come back a little apart, and a statement
+// for each of them would cost more than it gives. While no other session predicts, it waits for none.
 func (s *sessions) gather(first *call) []*call {
 	var batch []*call
 	pictures, size := 0, 0
-	share := (len(s.pictures) + s.number - 1) / s.number // taking all would leave the others idle
-	for c := first; ; share-- {
-		if c.ctx.Err() == nil { // else nobody waits for it any more
-			batch = append(batch, c)
-			pictures += len(c.imgs)
-			for _, img := range c.imgs {
-				size += len(img)
-			}
+	add := func(c *call) {
+		if c.ctx.Err() != nil {
+			return // nobody waits for it any more
 		}
-		if share <= 0 || pictures >= batchPictures || size >= batchBytes {
-			return batch
+		batch = append(batch, c)
+		pictures += len(c.imgs)
+		for _, img := range c.imgs {
+			size += len(img)
 		}
+	}
+	add(first)
+	full := func() bool { return pictures >= batchPictures || size >= batchBytes }
+	for share := (len(s.pictures) + s.number - 1) / s.number; share > 0 && !full(); share-- {
 		select {
-		case c = <-s.pictures:
+		case c := <-s.pictures:
+			add(c)
 		default:
+			share = 0
+		}
+	}
+	others, wait := s.others()
+	if full() || pictures >= others {
+		return batch
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for !full() && pictures < others {
+		select {
+		case c := <-s.pictures:
+			add(c)
+			others, _ = s.others()
+		case <-timer.C:
 			return batch
 		}
+	}
+	return batch
+}
+
+// others is how many pictures a session that predicts has, if any does, and how long it is worth waiting for as many.
+func (s *sessions) others() (pictures int, wait time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.predicting == 0 {
+		return 0, 0
+	}
+	return s.predicted / s.predicting, min(s.took/2, batchWait)
+}
+
+// together counts a session that predicts some pictures until done.
+func (s *sessions) together(pictures int) (done func()) {
+	began := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.batches++
+	s.predicting, s.predicted = s.predicting+1, s.predicted+pictures
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.predicting, s.predicted = s.predicting-1, s.predicted-pictures
+		s.took = time.Since(began)
 	}
 }
 
@@ -283,8 +331,7 @@ func (s *sessions) tryTogether(batch []*call, conn *postgres.Conn) bool {
 	for _, c := range batch {
 		imgs = append(imgs, c.imgs...)
 	}
-	s.countBatch()
-	rows, err := predictAll(ctx, conn, s.schema, imgs)
+	rows, err := s.predictAll(ctx, conn, imgs)
 	if err != nil {
 		return false
 	}
@@ -401,12 +448,6 @@ func (s *sessions) count(connected, busy int) {
 	}
 }
 
-func (s *sessions) countBatch() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.batches++
-}
-
 func (s *sessions) reachable() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -467,7 +508,7 @@ type Probability struct {
 // row is a row of predict or predict_batch.
 type row struct {
 	Label         string
-	Probabilities map[string]float64
+	Probabilities []byte // a JSON object by class, which not every route reads; nil for a regression
 	ModelName     string
 	ModelVersion  int
 }
@@ -479,8 +520,9 @@ func predictOne(ctx context.Context, conn *postgres.Conn, schema string, img []b
 }
 
 // predictAll predicts all pictures in one statement.
-func predictAll(ctx context.Context, conn *postgres.Conn, schema string, imgs [][]byte) ([]row, error) {
-	rows, err := conn.Query(ctx, "select label, probabilities, model_name, model_version from "+postgres.Ident(schema, "predict_batch")+"($1) order by index", imgs)
+func (s *sessions) predictAll(ctx context.Context, conn *postgres.Conn, imgs [][]byte) ([]row, error) {
+	defer s.together(len(imgs))()
+	rows, err := conn.Query(ctx, "select label, probabilities, model_name, model_version from "+postgres.Ident(s.schema, "predict_batch")+"($1) order by index", imgs)
 	if err != nil {
 		return nil, postgres.Wrap(err, "predict_batch")
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"net/http"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -21,6 +22,7 @@ type measured struct {
 // ask has clients send pictures for a period, each the next one as soon as it has the answer to the last (closed loop),
 // over a connection of its own that is kept. Any answer but a label is an error: a server that turns requests away is not faster.
 func ask(ctx context.Context, url string, clients int, period time.Duration, bodies [][]byte, contentType string) (measured, error) {
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // clients that collect garbage take processors from the servers
 	transport := &http.Transport{MaxIdleConnsPerHost: clients, MaxConnsPerHost: clients, DisableCompression: true}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: transport, Timeout: 30 * time.Second}

@@ -11,6 +11,7 @@ MAX_BYTES = 32 << 20
 MAX_PIXELS = 40_000_000
 # Formats that Pillow decodes by itself: EPS, for one, would start another program.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+ORIENTATION = 0x0112  # the tag of EXIF; exif_transpose copies every picture, also those that have none
 MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"RIFF")
 
 
@@ -77,7 +78,9 @@ def decode(sent, data):
         if picture.width * picture.height > MAX_PIXELS:
             raise Refused("IS005", "the image has %d x %d pixels, the limit is %d" % (picture.width, picture.height, MAX_PIXELS))
         picture.load()
-        picture = flatten(ImageOps.exif_transpose(picture), "RGB" if channels == 3 else "L")
+        if picture.getexif().get(ORIENTATION, 1) != 1:
+            picture = ImageOps.exif_transpose(picture)
+        picture = flatten(picture, "RGB" if channels == 3 else "L")
     except Refused:
         raise
     except Image.DecompressionBombError as error:
@@ -89,15 +92,13 @@ def decode(sent, data):
     if picture.size != (width, height):
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     low, high = data.get("range") or (0, 255)
-    pixels = numpy.asarray(picture, dtype=numpy.float32)
-    if (low, high) != (0, 255):
-        pixels = pixels / 255 * (high - low) + low
-    if data["dtype"] == "uint8":
-        pixels = numpy.rint(pixels)
-    if axis is not None:
-        pixels = pixels.reshape(height, width, channels)
+    pixels = numpy.frombuffer(picture.tobytes(), numpy.uint8)
     if axis == 0:
-        pixels = pixels.transpose(2, 0, 1)
+        pixels = pixels.reshape(height, width, channels).transpose(2, 0, 1)
+    if (low, high) != (0, 255):
+        pixels = pixels.astype(numpy.float32) / 255 * (high - low) + low
+        if data["dtype"] == "uint8":
+            pixels = numpy.rint(pixels)
     return numpy.ascontiguousarray(pixels, dtype=numpy.dtype(data["dtype"]).newbyteorder("<")).tobytes()
 
 
@@ -113,4 +114,4 @@ def flatten(picture, mode):
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
         picture = Image.alpha_composite(white, picture)
-    return picture.convert(mode)
+    return picture if picture.mode == mode else picture.convert(mode)
