@@ -114,7 +114,8 @@ class Host:
         found = []
         for start in range(0, len(inputs), BATCH):
             found += self.answers(champion, watch, list(enumerate(inputs[start : start + BATCH], start + 1)), encode)
-        return Prediction(*([list(column) for column in zip(*map(prediction, found))] or [[]] * 4))
+        models = [answer.model for answer in found]
+        return Prediction([answer.label for answer in found], [probabilities(answer) for answer in found], [m.name for m in models], [m.version for m in models])
 
     def answers(self, champion, watch, inputs, encode):
         """An Answer for each input; encode(model, inputs) gives the model's examples and the inputs' keys."""
@@ -272,8 +273,13 @@ class Model:
 
 def prediction(answer):
     """The columns of an Answer."""
-    label, probability, numbers, model = answer
-    return Prediction(label, None if probability is None else model.text % tuple(numbers), model.name, model.version)
+    return Prediction(answer.label, probabilities(answer), answer.model.name, answer.model.version)
+
+
+def probabilities(answer):
+    """JSON of class to probability, None for a regression."""
+    _, probability, numbers, model = answer
+    return None if probability is None else model.text % tuple(numbers)
 
 
 def is_number(text):
