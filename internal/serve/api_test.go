@@ -873,6 +873,56 @@ func TestABatchHasBoundsAndLeavesTheOtherSessionsTheirShare(t *testing.T) {
 	}
 }
 
+func TestASessionWaitsForAsManyPicturesAsTheOthersPredict(t *testing.T) {
+	t.Parallel()
+	gather := func(others ...int) (batch int) {
+		s, err := newSessions(Config{Sessions: 2, Queue: 200})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.took = time.Minute
+		for _, pictures := range others {
+			defer s.together(pictures)()
+		}
+		made := func() *call { return &call{ctx: t.Context(), imgs: make([][]byte, 1)} }
+		for range 4 {
+			s.pictures <- made()
+		}
+		return len(s.gather(made()))
+	}
+	if got := gather(2, 4); got != 3 {
+		t.Errorf("a batch of %d where the others have three, want its share, 3", got)
+	}
+	for range 20 { // on a busy machine the wait may be over before the test has run on
+		if gather(6) == 5 {
+			return
+		}
+	}
+	t.Error("a session did not take what waited, where the other one has six")
+}
+
+func TestASessionWaitsShortlyAndForNoneThatIsIdle(t *testing.T) {
+	t.Parallel()
+	s, err := newSessions(Config{Sessions: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, second := s.together(2), s.together(6)
+	s.took = time.Millisecond
+	if pictures, wait := s.others(); pictures != 4 || wait != time.Millisecond/2 {
+		t.Errorf("%d pictures, %s; want what a session has, 4, and half of the last statement's time", pictures, wait)
+	}
+	s.took = time.Hour
+	if _, wait := s.others(); wait != batchWait {
+		t.Errorf("a wait of %s, want %s at most", wait, batchWait)
+	}
+	first()
+	second()
+	if pictures, wait := s.others(); pictures != 0 || wait != 0 || s.took == time.Hour {
+		t.Errorf("%d pictures, %s, took %s; want none, and what the last statement took", pictures, wait, s.took)
+	}
+}
+
 func TestABatchIsCancelledWhenNobodyWaitsForItAnyMore(t *testing.T) {
 	t.Parallel()
 	first, leave := context.WithCancel(t.Context())

@@ -120,9 +120,6 @@ func (b *bench) epochsOf(ctx context.Context, m model, images, rounds int) (out 
 				}
 				out.equal = out.equal && digest == digests[0].SHA256
 			}
-			for k, sh := range inside.Shards {
-				b.say("DEBUG shards %d: driver %.3f shard %d: %.3f plain %.3f", i+1, inside.Seconds, k, sh.Seconds, digests[k].Seconds)
-			}
 			if round == 0 {
 				continue
 			}
