@@ -225,8 +225,10 @@ func (s *sessions) serve(c *call, conn *postgres.Conn) *postgres.Conn {
 const (
 	batchPictures = 64
 	batchBytes    = 16 << 20
-	batchWait     = 2 * time.Millisecond
 )
+
+// batchWait is the longest that a session waits for company, see gather.
+const batchWait = 2 * time.Millisecond
 
 // gather adds other calls to the first: a session's share of those that wait at this moment, as taking all would leave
 // the others idle. If that is less than what the other sessions predict now, it waits for more, for half the time that a
