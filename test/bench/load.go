@@ -76,7 +76,8 @@ func load(ctx context.Context, b *bench) error {
 		{"the same two on a server with fsync, as it is used", atLeast(80), times, inserts, []string{rows}, insert, true},
 	}
 	taken := make([][]float64, len(ways))
-	var busy []float64                // share of the first way's time
+	var busy []float64 // share of the first way's time
+
 	for round := range b.rounds + 1 { // the first is to warm up
 		for i, w := range ways {
 			if round > 2 && i > 2 {

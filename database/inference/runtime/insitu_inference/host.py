@@ -114,8 +114,8 @@ class Host:
         found = []
         for start in range(0, len(inputs), BATCH):
             found += self.answers(champion, watch, list(enumerate(inputs[start : start + BATCH], start + 1)), encode)
-        models = [answer.model for answer in found]
-        return Prediction([answer.label for answer in found], [probabilities(answer) for answer in found], [m.name for m in models], [m.version for m in models])
+        labels, models = [answer.label for answer in found], [answer.model for answer in found]
+        return Prediction(labels, [probabilities(answer) for answer in found], [m.name for m in models], [m.version for m in models])
 
     def answers(self, champion, watch, inputs, encode):
         """An Answer for each input; encode(model, inputs) gives the model's examples and the inputs' keys."""
