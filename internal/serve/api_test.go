@@ -776,6 +776,7 @@ func FuzzUploadedForms(f *testing.F) {
 // together posts one file a request, all of which wait while the only session sleeps, and returns their answers.
 func (s *service) together(t *testing.T, commands ...string) []answer {
 	t.Helper()
+	eventually(t, "there is a session", func() bool { return s.get(t, "/readyz").status == 200 }) // the last request may have ended it
 	var all sync.WaitGroup
 	all.Add(1)
 	go func() { defer all.Done(); s.post(t, "/inference", []byte("sleep 1.5")) }()
