@@ -49,7 +49,7 @@ revoke all on function predict_batch_columns(bytea[]) from public;
 
 create or replace function predict_batch(imgs bytea[]) returns setof indexed_prediction language plpgsql stable security definer
 set search_path from current as $$
-begin -- in PL/pgSQL the session keeps the plan; SQL would be planned in every call, which costs as much as predicting
+begin -- in PL/pgSQL the session keeps the plan; SQL would be planned in every call, for some 0.1 ms
   return query select r.index::int, r.label, r.probabilities, r.model_name, r.model_version
   from predict_batch_columns($1) c, unnest(c.labels, c.probabilities, c.model_names, c.model_versions) with ordinality r(label, probabilities, model_name, model_version, index);
 end
@@ -80,7 +80,7 @@ revoke all on function predict_rows_columns(json) from public;
 
 create or replace function predict_rows(rows json) returns setof indexed_prediction language plpgsql stable security definer
 set search_path from current as $$
-begin -- in PL/pgSQL the session keeps the plan; SQL would be planned in every call, which costs as much as predicting
+begin -- in PL/pgSQL the session keeps the plan; SQL would be planned in every call, for some 0.1 ms
   return query select r.index::int, r.label, r.probabilities, r.model_name, r.model_version
   from predict_rows_columns($1) c, unnest(c.labels, c.probabilities, c.model_names, c.model_versions) with ordinality r(label, probabilities, model_name, model_version, index);
 end

@@ -48,7 +48,7 @@ type Config struct {
 }
 
 // heapFloor is allocated and never touched, so it takes no memory; the collector begins when the heap is twice as large.
-// What is live is small, and every request leaves garbage: by Go's default it would be collected some hundred times a
+// What is live is small, and every request leaves garbage: by Go's default it would be collected many times a
 // second, which takes processor time from the database. A larger GOGC would do the same, and let a heap of large uploads grow too.
 const heapFloor = 16 << 20
 
