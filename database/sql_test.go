@@ -2,11 +2,17 @@ package database_test
 
 import (
 	"context"
+	"fmt"
 	"io/fs"
 	"math"
+	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
@@ -363,6 +369,112 @@ func TestAStatementNeverMixesVersions(t *testing.T) {
 	stop()
 	if n := <-switches; n < 20 || len(seen) != 2 {
 		t.Errorf("%d switches, statements by version: %v", n, seen)
+	}
+}
+
+// predicted asks for a prediction and, in the same statement, for the version that is active in what that statement sees.
+const predicted = `select (select model_version from predict('\xffffffff'::bytea)), (select version from activations order by ordinal desc limit 1)`
+
+func TestATransactionPredictsByWhatItSees(t *testing.T) {
+	t.Parallel()
+	owner, _, _ := deployed(t, database.Inference)
+	other, err := postgres.Connect(t.Context(), changelogtest.Server(t), postgres.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	exec(t, other, "set search_path to "+postgres.Ident(schemaOf(t, owner)))
+	exec(t, owner, storeModel)
+	exec(t, owner, "insert into activations (ordinal, name, version) values (1, 'm', 1)")
+	for i, step := range []struct {
+		by   *postgres.Conn
+		do   string
+		want int // the version by which owner then predicts
+	}{
+		{owner, "select", 1},
+		{other, "insert into activations (ordinal, name, version) values (2, 'm', 2)", 2},
+		{owner, "begin", 2},
+		{owner, "insert into activations (ordinal, name, version) values (3, 'm', 1)", 1},
+		{owner, "savepoint s; insert into activations (ordinal, name, version) values (4, 'm', 2)", 2},
+		{owner, "rollback to s", 1},
+		{owner, "rollback", 2},
+		{owner, "begin isolation level repeatable read", 2},
+		{other, "insert into activations (ordinal, name, version) values (5, 'm', 1)", 2},
+		{owner, "commit", 1},
+	} {
+		exec(t, step.by, step.do)
+		for range 2 {
+			var by, active int
+			if err := owner.QueryRow(t.Context(), predicted).Scan(&by, &active); err != nil || by != active || by != step.want {
+				t.Fatalf("step %d, %s: predicts by version %d, active is %d, %v; want %d", i+1, step.do, by, active, err, step.want)
+			}
+		}
+	}
+	var within []int // a loop of one statement, with what it changes itself
+	exec(t, owner, `create function switching(out versions int[]) language plpgsql as $$
+		begin
+		  for i in 6..9 loop
+		    versions := versions || (select model_version from predict('\xffffffff'::bytea));
+		    insert into activations (ordinal, name, version) values (i, 'm', i % 2 + 1);
+		    versions := versions || (select model_version from predict('\xffffffff'::bytea));
+		  end loop;
+		end $$`)
+	defer exec(t, owner, "drop function switching()")
+	if err := owner.QueryRow(t.Context(), "select switching()").Scan(&within); err != nil || !slices.Equal(within, []int{1, 1, 1, 2, 2, 1, 1, 2}) {
+		t.Errorf("in a loop: versions %v, %v", within, err)
+	}
+}
+
+func TestNoSwitchIsMissed(t *testing.T) {
+	t.Parallel()
+	owner, _, _ := deployed(t, database.Inference)
+	exec(t, owner, storeModel)
+	exec(t, owner, "insert into activations (ordinal, name, version) values (0, 'm', 1)")
+	schema := postgres.Ident(schemaOf(t, owner))
+	ctx, stop := context.WithCancel(t.Context())
+	var ordinal, written atomic.Int64
+	var writers sync.WaitGroup
+	for number := range 3 { // they commit in another order than they write, some of it in subtransactions, and take half of it back
+		writers.Go(func() {
+			c, err := postgres.Connect(t.Context(), changelogtest.Server(t), postgres.Options{})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer c.Close()
+			exec(t, c, "set search_path to "+schema)
+			random := rand.New(rand.NewPCG(1, uint64(number)))
+			end := func() string { return []string{"commit", "rollback"}[random.IntN(2)] }
+			for ctx.Err() == nil {
+				insert := fmt.Sprintf("insert into activations (ordinal, name, version) values (%d, 'm', %d)", ordinal.Add(1), random.IntN(2)+1)
+				sql := "begin; " + insert + "; " + end()
+				switch random.IntN(3) {
+				case 0:
+					sql = "begin; savepoint s; " + insert + "; release s; " + end()
+				case 1:
+					sql = "begin; savepoint s; " + insert + "; rollback to s; commit"
+				}
+				for _, statement := range strings.Split(sql, "; ") {
+					exec(t, c, statement)
+				}
+				written.Add(1)
+				time.Sleep(time.Duration(random.IntN(3)) * time.Millisecond)
+			}
+		})
+	}
+	seen := map[int]int{}
+	for n := 0; n < 3000 || (written.Load() < 300 || len(seen) < 2) && n < 100_000; n++ {
+		var by, active int
+		if err := owner.QueryRow(t.Context(), predicted).Scan(&by, &active); err != nil || by != active {
+			t.Errorf("call %d predicts by version %d, active is %d, %v", n+1, by, active, err)
+			break
+		}
+		seen[by]++
+	}
+	stop()
+	writers.Wait()
+	if len(seen) != 2 {
+		t.Errorf("%d transactions of the writers, predictions by version: %v", written.Load(), seen)
 	}
 }
 

@@ -17,72 +17,109 @@ $python$;
 comment on function load_inference() is 'Loads the Python that predicts into this session and says where in GD it is';
 revoke all on function load_inference() from public;
 
-create or replace function run_inference_task(img bytea) returns text language plpython3u stable security definer
+create or replace function read_snapshot() returns pg_snapshot language sql stable as $$
+select case when pg_current_xact_id_if_assigned() is null and not pg_is_in_recovery() then pg_current_snapshot() end
+$$;
+comment on function read_snapshot() is
+  'What the statement sees: equal ones see the same rows; null where that cannot be told, after a write of the transaction itself and on a standby';
+revoke all on function read_snapshot() from public;
+
+-- What callers call is PL/pgSQL, which keeps its plans for the session, around the Python of the same name.
+-- Python asks what is active only when it is told another snapshot: the question takes some 50 microseconds of a call.
+
+create or replace function run_inference_task_at(img bytea, seen pg_snapshot) returns text language plpython3u stable
 set search_path from current as $python$
 if "host" not in SD:
     SD["host"] = GD[plpy.execute("select load_inference() as key")[0]["key"]]
-return SD["host"].run_inference_task(img)
+return SD["host"].run_inference_task(img, seen)
 $python$;
+comment on function run_inference_task_at(bytea, pg_snapshot) is 'What run_inference_task says';
+revoke all on function run_inference_task_at(bytea, pg_snapshot) from public;
+
+create or replace function run_inference_task(img bytea) returns text language plpgsql stable security definer
+set search_path from current as $$
+begin
+  return run_inference_task_at($1, read_snapshot());
+end
+$$;
 comment on function run_inference_task(bytea) is
   'Label of an image by the active model; img is an encoded image (PNG, JPEG, ...) or the raw values of one example';
 revoke all on function run_inference_task(bytea) from public;
 
-create or replace function predict(img bytea) returns prediction language plpython3u stable security definer
+create or replace function predict_at(img bytea, seen pg_snapshot) returns prediction language plpython3u stable
 set search_path from current as $python$
 if "host" not in SD:
     SD["host"] = GD[plpy.execute("select load_inference() as key")[0]["key"]]
-return SD["host"].predict(img)
+return SD["host"].predict(img, seen)
 $python$;
+comment on function predict_at(bytea, pg_snapshot) is 'What predict says';
+revoke all on function predict_at(bytea, pg_snapshot) from public;
+
+create or replace function predict(img bytea) returns prediction language plpgsql stable security definer
+set search_path from current as $$
+begin
+  return predict_at($1, read_snapshot());
+end
+$$;
 comment on function predict(bytea) is
   'Label, probability of every class, and the model version that said so';
 revoke all on function predict(bytea) from public;
 
-create or replace function predict_batch_columns(imgs bytea[], out labels text[], out probabilities json[], out model_names text[], out model_versions int[])
+create or replace function predict_batch_at(imgs bytea[], seen pg_snapshot, out labels text[], out probabilities json[], out model_names text[], out model_versions int[])
 language plpython3u stable
 set search_path from current as $python$
 if "host" not in SD:
     SD["host"] = GD[plpy.execute("select load_inference() as key")[0]["key"]]
-return SD["host"].predict_batch(imgs)
+return SD["host"].predict_batch(imgs, seen)
 $python$;
-comment on function predict_batch_columns(bytea[]) is 'What predict_batch makes rows of; arrays cost a tenth of what rows would';
-revoke all on function predict_batch_columns(bytea[]) from public;
+comment on function predict_batch_at(bytea[], pg_snapshot) is 'The columns of predict_batch; arrays cost a tenth of what rows would';
+revoke all on function predict_batch_at(bytea[], pg_snapshot) from public;
 
 create or replace function predict_batch(imgs bytea[]) returns setof indexed_prediction language plpgsql stable security definer
 set search_path from current as $$
-begin -- in PL/pgSQL the session keeps the plan; SQL would be planned in every call, for some 0.1 ms
+begin
   return query select r.index::int, r.label, r.probabilities, r.model_name, r.model_version
-  from predict_batch_columns($1) c, unnest(c.labels, c.probabilities, c.model_names, c.model_versions) with ordinality r(label, probabilities, model_name, model_version, index);
+  from predict_batch_at($1, read_snapshot()) c, unnest(c.labels, c.probabilities, c.model_names, c.model_versions) with ordinality r(label, probabilities, model_name, model_version, index);
 end
 $$;
 comment on function predict_batch(bytea[]) is
   'predict for many images at once; index counts from 1';
 revoke all on function predict_batch(bytea[]) from public;
 
-create or replace function predict_row("row" json) returns prediction language plpython3u stable security definer
+create or replace function predict_row_at("row" json, seen pg_snapshot) returns prediction language plpython3u stable
 set search_path from current as $python$
 if "host" not in SD:
     SD["host"] = GD[plpy.execute("select load_inference() as key")[0]["key"]]
-return SD["host"].predict_row(row)
+return SD["host"].predict_row(row, seen)
 $python$;
+comment on function predict_row_at(json, pg_snapshot) is 'What predict_row says';
+revoke all on function predict_row_at(json, pg_snapshot) from public;
+
+create or replace function predict_row("row" json) returns prediction language plpgsql stable security definer
+set search_path from current as $$
+begin
+  return predict_row_at($1, read_snapshot());
+end
+$$;
 comment on function predict_row(json) is
   'predict for one row of a table: a JSON object by column name, or an array of numbers in the input''s order';
 revoke all on function predict_row(json) from public;
 
-create or replace function predict_rows_columns(rows json, out labels text[], out probabilities json[], out model_names text[], out model_versions int[])
+create or replace function predict_rows_at(rows json, seen pg_snapshot, out labels text[], out probabilities json[], out model_names text[], out model_versions int[])
 language plpython3u stable
 set search_path from current as $python$
 if "host" not in SD:
     SD["host"] = GD[plpy.execute("select load_inference() as key")[0]["key"]]
-return SD["host"].predict_rows(rows)
+return SD["host"].predict_rows(rows, seen)
 $python$;
-comment on function predict_rows_columns(json) is 'What predict_rows makes rows of; arrays cost a tenth of what rows would';
-revoke all on function predict_rows_columns(json) from public;
+comment on function predict_rows_at(json, pg_snapshot) is 'The columns of predict_rows; arrays cost a tenth of what rows would';
+revoke all on function predict_rows_at(json, pg_snapshot) from public;
 
 create or replace function predict_rows(rows json) returns setof indexed_prediction language plpgsql stable security definer
 set search_path from current as $$
-begin -- in PL/pgSQL the session keeps the plan; SQL would be planned in every call, for some 0.1 ms
+begin
   return query select r.index::int, r.label, r.probabilities, r.model_name, r.model_version
-  from predict_rows_columns($1) c, unnest(c.labels, c.probabilities, c.model_names, c.model_versions) with ordinality r(label, probabilities, model_name, model_version, index);
+  from predict_rows_at($1, read_snapshot()) c, unnest(c.labels, c.probabilities, c.model_names, c.model_versions) with ordinality r(label, probabilities, model_name, model_version, index);
 end
 $$;
 comment on function predict_rows(json) is
@@ -191,10 +228,15 @@ drop function record_row_feedback(json, text);
 drop function record_feedback(bytea, text);
 drop function predict_version(text, int, bytea, int);
 drop function predict_rows(json);
-drop function predict_rows_columns(json);
+drop function predict_rows_at(json, pg_snapshot);
 drop function predict_row(json);
+drop function predict_row_at(json, pg_snapshot);
 drop function predict_batch(bytea[]);
-drop function predict_batch_columns(bytea[]);
+drop function predict_batch_at(bytea[], pg_snapshot);
 drop function predict(bytea);
+drop function predict_at(bytea, pg_snapshot);
 drop function run_inference_task(bytea);
+drop function run_inference_task_at(bytea, pg_snapshot);
+drop function read_snapshot();
+drop function if exists predict_batch_columns(bytea[]), predict_rows_columns(json); -- of older releases
 drop function load_inference();

@@ -130,6 +130,26 @@ def test_a_model_is_read_once_and_a_switch_is_seen_at_once():
     assert tables.reads == 2
 
 
+def test_what_is_active_is_asked_again_in_another_snapshot():
+    tables = Tables()
+    h = host.Host(tables)
+    assert h.predict(DARK, "7:7:").model_version == 1
+    tables.active = 2
+    assert h.predict(DARK, "7:7:").model_version == 1
+    assert h.predict(DARK, "7:9:8").model_version == 2
+    tables.active = 1
+    assert h.predict(DARK).model_version == 1
+
+
+def test_that_nothing_is_active_is_not_kept():
+    tables = Tables()
+    tables.active = None
+    h = host.Host(tables)
+    refused("IS003", h.predict, DARK, "7:7:")
+    tables.active = 1
+    assert h.predict(DARK, "7:7:").model_version == 1
+
+
 def test_a_batch_counts_from_one_across_its_parts(monkeypatch):
     monkeypatch.setattr(host, "BATCH", 2)
     rows = host.Host(Tables()).predict_batch([DARK, BRIGHT, encoded(Image.new("L", (8, 8), 255))])

@@ -12,7 +12,7 @@ from insitu_runtime import drift, onnxmodel
 from . import picture, table
 from .refusal import Refused
 
-# Every call asks this, so it costs as little as it can: what the route is, is asked only when there is one.
+# Asked whenever anything was written, so it costs as little as it can: what the route is, is asked only when there is one.
 ACTIVE = """select name, version, digest, (select true from route) as routed, (select share from sampling) as sampled from models
 where (name, version) = (select name, version from activations order by ordinal desc limit 1)"""
 ROUTE = "select mode, share, name, version from route"
@@ -59,29 +59,30 @@ class Host:
         self.database = database
         self.plans = {}
         self.models = {}  # (name, version, digest) -> Model
+        self.seen = self.found = None  # the snapshot in which active was asked last, and what it found
         self.draw = random.Random().random  # noqa: S311 - a sample, no secret
 
     @refusing
-    def run_inference_task(self, img):
-        return self.one(img, picture.one).label
+    def run_inference_task(self, img, seen=None):
+        return self.one(img, picture.one, seen).label
 
     @refusing
-    def predict(self, img):
-        return prediction(self.one(img, picture.one))
+    def predict(self, img, seen=None):
+        return prediction(self.one(img, picture.one, seen))
 
     @refusing
-    def predict_batch(self, imgs):
+    def predict_batch(self, imgs, seen=None):
         if imgs is None:
             raise Refused("IS001", "there are no images: the array is null")
-        return self.many(imgs, picture.many)
+        return self.many(imgs, picture.many, seen)
 
     @refusing
-    def predict_row(self, row):
-        return prediction(self.one(table.read(row), table.one))
+    def predict_row(self, row, seen=None):
+        return prediction(self.one(table.read(row), table.one, seen))
 
     @refusing
-    def predict_rows(self, rows):
-        return self.many(table.read_all(rows), table.many)
+    def predict_rows(self, rows, seen=None):
+        return self.many(table.read_all(rows), table.many, seen)
 
     @refusing
     def predict_version(self, name, version, data, n):
@@ -105,12 +106,12 @@ class Host:
             raise Refused("22023", "the label %r is no number" % label)
         self.query(FEEDBACK, ["text", "text"], [hashlib.sha256(key).hexdigest(), label])
 
-    def one(self, sent, encode):
-        return self.answers(*self.active(), [sent], encode)[0]
+    def one(self, sent, encode, seen):
+        return self.answers(*self.active(seen), [sent], encode)[0]
 
-    def many(self, inputs, encode):
+    def many(self, inputs, encode, seen):
         """The columns of all predictions: PL/Python makes arrays of lists much faster than rows."""
-        champion, watch = self.active()
+        champion, watch = self.active(seen)
         found = []
         for start in range(0, len(inputs), BATCH):
             found += self.answers(champion, watch, list(enumerate(inputs[start : start + BATCH], start + 1)), encode)
@@ -186,8 +187,17 @@ class Host:
             return [[]] * len(examples)
         return model.profile.of(b"".join(examples), len(examples))
 
-    def active(self):
-        """The active model, and what watches it, if anything does: the route to another model, and the share that is sampled."""
+    def active(self, seen=None):
+        """The active model, and what watches it, if anything does: the route to another model, and the share that is sampled.
+
+        seen is the snapshot of the statement (read_snapshot): in an equal one there is nothing else to be found.
+        """
+        if seen is None or seen != self.seen:
+            self.found = self.ask()
+            self.seen = seen
+        return self.found
+
+    def ask(self):
         rows = self.query(ACTIVE, [], [])
         if not rows:
             raise Refused("IS003", "no model is active in this schema", "run deploy-inference-db")
@@ -257,18 +267,24 @@ class Model:
     def answers(self, examples):
         """An Answer for each example (bytes)."""
         outputs = self.outputs(b"".join(examples), len(examples))
-        return [self.answer(row, numbers) for row, numbers in zip(outputs, outputs.tolist())]
+        return [self.answer(numbers) for numbers in outputs.tolist()] if self.classes else [self.number(row) for row in outputs]
 
-    def answer(self, row, numbers):
-        """The Answer of one row of outputs; the label of a regression is its number."""
-        if not math.isfinite(sum(numbers)):
-            raise Refused("IS004", "model %r version %s gave %s; expected finite numbers" % (self.name, self.version, numbers))
-        if not self.classes:
-            return Answer(str(row[0]), None, numbers, self)
+    def answer(self, numbers):
+        """The Answer of a classifier's outputs."""
         if len(self.classes) != len(numbers):
             raise Refused("IS004", "model %r version %s has %d outputs for %d classes" % (self.name, self.version, len(numbers), len(self.classes)))
+        self.check(numbers)
         probability = max(numbers)
         return Answer(self.classes[numbers.index(probability)], probability, numbers, self)
+
+    def number(self, row):
+        """The Answer of a regression's outputs, a row of float32."""
+        self.check(row.tolist())
+        return Answer(str(row[0]), None, row.tolist(), self)
+
+    def check(self, numbers):
+        if not math.isfinite(sum(numbers)):
+            raise Refused("IS004", "model %r version %s gave %s; expected finite numbers" % (self.name, self.version, numbers))
 
 
 def prediction(answer):

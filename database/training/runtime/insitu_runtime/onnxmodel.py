@@ -55,6 +55,7 @@ class Predictor:
         """ModelError for models that were not made by a learner's export()."""
         wanted = session.get_inputs()[0]
         self.session, self.name, self.shape = session, wanted.name, wanted.shape[1:]
+        self.outputs = [session.get_outputs()[0].name]
         if wanted.type not in TYPES or not all(isinstance(size, int) for size in self.shape):
             raise ModelError("the model takes %s %s; expected uint8 or float32 examples of a fixed shape" % (wanted.type, wanted.shape))
         self.dtype = TYPES[wanted.type]
@@ -66,8 +67,13 @@ class Predictor:
         if n is None or n < 1 or len(data) != n * self.bytes:
             raise ValueError("%d bytes are not %s examples of %s %s" % (len(data), n, self.dtype, self.shape))
         x = numpy.frombuffer(data, self.stored).reshape([n, *self.shape])
-        found = [self.session.run(None, {self.name: x[start : start + TOGETHER]})[0] for start in range(0, n, TOGETHER)]
-        return numpy.ascontiguousarray(found[0] if len(found) == 1 else numpy.concatenate(found), dtype=numpy.float32)
+        if n <= TOGETHER:
+            return self.run(x)
+        return numpy.concatenate([self.run(x[start : start + TOGETHER]) for start in range(0, n, TOGETHER)])
+
+    def run(self, x):
+        """What predict says of examples [n, *shape]."""
+        return numpy.ascontiguousarray(self.session.run(self.outputs, {self.name: x})[0], dtype=numpy.float32)
 
 
 def check_export(model, data):
