@@ -17,7 +17,8 @@ $python$;
 comment on function load_inference() is 'Loads the Python that predicts into this session and says where in GD it is';
 revoke all on function load_inference() from public;
 
-create or replace function read_snapshot() returns pg_snapshot language sql stable as $$
+-- Volatile, as pg_is_in_recovery is: else the planner could not put its expression in its place.
+create or replace function read_snapshot() returns pg_snapshot language sql volatile as $$
 select case when pg_current_xact_id_if_assigned() is null and not pg_is_in_recovery() then pg_current_snapshot() end
 $$;
 comment on function read_snapshot() is

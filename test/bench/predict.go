@@ -111,6 +111,9 @@ func (b *bench) predictRows(ctx context.Context, w *worker, model training.Model
 		inBatches = "(select array_agg(pixels order by id) as imgs from image_rows group by id / 256) b, lateral predict_batch(b.imgs) p"
 		inOne     = "(select predict_version('bench', 1, string_agg(pixels, ''::bytea order by id), count(*)::int) as p from image_rows group by id / 256) b"
 	)
+	if err := exec1(ctx, c, barest); err != nil {
+		return err
+	}
 	if err := b.sameLabels(ctx, c, w, file, images, names, inBatches); err != nil {
 		return err
 	}
@@ -124,6 +127,7 @@ func (b *bench) predictRows(ctx context.Context, w *worker, model training.Model
 		{sql: "select sum(length(p)) from " + inOne, want: int64(images) * classes * 4},
 		{size: 1},
 		{sql: "select count(run_inference_task(pixels)) from image_rows", want: int64(images)},
+		{sql: "select count(barest(pixels)) from image_rows", want: int64(images)},
 	}
 	taken := make([][]float64, len(ways))
 	for round := range b.rounds + 1 { // the first is to warm up
@@ -155,9 +159,23 @@ func (b *bench) predictRows(ctx context.Context, w *worker, model training.Model
 	b.add(what+"run_inference_task row by row / predict_batch", p.perRow, times, paired(taken[4], taken[1]))
 	b.add(what+"run_inference_task row by row / rows by string_agg into predict_version", goal{}, times, paired(taken[4], taken[2]))
 	b.add(what+"ONNX Runtime, one at a time (limit) / run_inference_task row by row", p.oneByOne, ratio, paired(taken[3], taken[4]))
+	b.add(what+"the barest function in PL/Python that gives the label, row by row / run_inference_task row by row", goal{}, ratio, paired(taken[5], taken[4]))
 	b.add(what+"ONNX Runtime one at a time / 256 at a time, for comparison: what batching itself gives", goal{}, times, paired(taken[3], taken[0]))
 	return nil
 }
+
+// barest is the least that a function in PL/Python must do for a label: no active version, no pictures, no checks.
+const barest = `create or replace function barest(img bytea) returns text language plpython3u stable as $$
+if "session" not in SD:
+    import numpy, onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    model = plpy.execute("select onnx, manifest::text from model_blobs join models using (digest)")[0]
+    SD["session"] = onnxruntime.InferenceSession(model["onnx"], options, providers=["CPUExecutionProvider"])
+    SD["shape"], SD["numpy"], SD["classes"] = [1, *SD["session"].get_inputs()[0].shape[1:]], numpy, __import__("json").loads(model["manifest"])["classes"]
+x = SD["numpy"].frombuffer(img, "uint8").reshape(SD["shape"])
+return SD["classes"][int(SD["session"].run(None, {"input": x})[0].argmax())]
+$$`
 
 // labels are the classes' names.
 func labels() []string {

@@ -86,7 +86,11 @@ class Host:
 
     @refusing
     def predict_version(self, name, version, data, n):
-        return self.version(name, version).outputs(data, n).tobytes()
+        predictor = self.version(name, version).predictor
+        try:
+            return predictor.predict(data, n).tobytes()
+        except ValueError as error:
+            raise Refused("IS002", str(error)) from error
 
     @refusing
     def record_feedback(self, img, label):
@@ -257,16 +261,9 @@ class Model:
         if len(self.columns) not in (0, math.prod(shape)):
             raise onnxmodel.ModelError("it takes %d values and its manifest names %d columns" % (math.prod(shape), len(self.columns)))
 
-    def outputs(self, data, n):
-        """float32 [n, outputs]."""
-        try:
-            return self.predictor.predict(data, n)
-        except ValueError as error:
-            raise Refused("IS002", str(error)) from error
-
     def answers(self, examples):
         """An Answer for each example (bytes)."""
-        outputs = self.outputs(b"".join(examples), len(examples))
+        outputs = self.predictor.predict(b"".join(examples), len(examples))
         return [self.answer(numbers) for numbers in outputs.tolist()] if self.classes else [self.number(row) for row in outputs]
 
     def answer(self, numbers):

@@ -53,11 +53,12 @@ class Predictor:
 
     def __init__(self, session):
         """ModelError for models that were not made by a learner's export()."""
-        wanted = session.get_inputs()[0]
-        self.session, self.name, self.shape = session, wanted.name, wanted.shape[1:]
-        self.outputs = [session.get_outputs()[0].name]
+        wanted, given = session.get_inputs()[0], session.get_outputs()[0]
+        self.session, self.name, self.shape, self.outputs = session, wanted.name, wanted.shape[1:], [given.name]
         if wanted.type not in TYPES or not all(isinstance(size, int) for size in self.shape):
             raise ModelError("the model takes %s %s; expected uint8 or float32 examples of a fixed shape" % (wanted.type, wanted.shape))
+        if given.type != "tensor(float)":
+            raise ModelError("the model gives %s; expected float32" % given.type)
         self.dtype = TYPES[wanted.type]
         self.stored = numpy.dtype(self.dtype).newbyteorder("<")
         self.bytes = math.prod(self.shape) * self.stored.itemsize  # of an example
@@ -66,14 +67,10 @@ class Predictor:
         """float32 [n, outputs] for the bytes of n examples."""
         if n is None or n < 1 or len(data) != n * self.bytes:
             raise ValueError("%d bytes are not %s examples of %s %s" % (len(data), n, self.dtype, self.shape))
-        x = numpy.frombuffer(data, self.stored).reshape([n, *self.shape])
+        x = numpy.ndarray((n, *self.shape), self.stored, data)
         if n <= TOGETHER:
-            return self.run(x)
-        return numpy.concatenate([self.run(x[start : start + TOGETHER]) for start in range(0, n, TOGETHER)])
-
-    def run(self, x):
-        """What predict says of examples [n, *shape]."""
-        return numpy.ascontiguousarray(self.session.run(self.outputs, {self.name: x})[0], dtype=numpy.float32)
+            return self.session.run(self.outputs, {self.name: x})[0]
+        return numpy.concatenate([self.session.run(self.outputs, {self.name: x[start : start + TOGETHER]})[0] for start in range(0, n, TOGETHER)])
 
 
 def check_export(model, data):
