@@ -187,6 +187,22 @@ def test_bytes_that_are_no_model_are_refused():
     refused("IS004", host.Host(Tables(onnx=b"no model")).predict, DARK)
 
 
+def test_a_model_that_gives_another_type_is_refused():
+    graph = helper.make_graph(
+        [helper.make_node("Cast", ["input"], ["probabilities"], to=TensorProto.DOUBLE)], "g",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 3])], [helper.make_tensor_value_info("probabilities", TensorProto.DOUBLE, ["n", 3])])  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8).SerializeToString()
+    assert "expected float32" in refused("IS004", host.Host(Tables(onnx=model)).predict, DARK)
+
+
+def test_many_examples_give_what_each_gives_alone():
+    h = host.Host(Tables())
+    examples = [bytes([i % 17]) * 64 for i in range(70)]
+    together = np.frombuffer(h.predict_version("m", 1, b"".join(examples), 70), np.float32)
+    alone = np.concatenate([np.frombuffer(h.predict_version("m", 1, example, 1), np.float32) for example in examples])
+    np.testing.assert_allclose(together, alone, rtol=1e-6)
+
+
 def test_classes_that_do_not_fit_the_model_are_refused():
     refused("IS004", host.Host(Tables({"classes": ["one", "two", "three"]})).predict, DARK)
 

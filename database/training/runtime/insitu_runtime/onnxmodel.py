@@ -81,8 +81,8 @@ def check_export(model, data):
     got = (inputs[0].name, TYPES.get(inputs[0].type, inputs[0].type), list(inputs[0].shape[1:]))
     if len(inputs) != 1 or got != want:
         raise ModelError("the exported model takes %s; expected one input %s" % (got, want))
-    if len(outputs) != 1 or outputs[0].name != "probabilities" or outputs[0].type != "tensor(float)":
-        raise ModelError('the exported model gives %s; expected one output "probabilities" of float32' % [o.name for o in outputs])
+    if [o.name for o in outputs] != ["probabilities"]:
+        raise ModelError('the exported model gives %s; expected one output "probabilities"' % [o.name for o in outputs])
     Predictor(session).predict(numpy.zeros([3] + data["shape"], data["dtype"]).tobytes(), 3)  # any number of rows
 
 
