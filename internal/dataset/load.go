@@ -50,9 +50,9 @@ func tableExists(ctx context.Context, q querier, schema, table string) (exists b
 	return exists, err
 }
 
-// Load copies the packs into their table and enters the dataset, in one transaction:
+// Load stores the packs in their table and enters the dataset, in one transaction:
 // a kill or an error leaves all or nothing. It returns the examples loaded, 0 if the dataset was there.
-// Report, unless nil, is told the examples sent so far, on another goroutine.
+// Report, unless nil, is told the examples sent so far, maybe on another goroutine.
 func Load(ctx context.Context, c *postgres.Conn, schema string, m *Manifest, packs iter.Seq2[*Pack, error], report func(rows int64)) (int64, error) {
 	if err := postgres.EnsureSchema(ctx, c, schema); err != nil {
 		return 0, err
@@ -126,7 +126,7 @@ func load(ctx context.Context, c *postgres.Conn, tx pgx.Tx, schema string, m *Ma
 	columns := packColumns(c.Dialect)
 	var rows, count int64
 	row := make([]any, len(columns))
-	copied, err := c.CopyRows(ctx, []string{schema, m.Table}, columns, func(yield func([]any, error) bool) {
+	stored, err := c.StoreRows(ctx, []string{schema, m.Table}, columns, func(yield func([]any, error) bool) {
 		for p, err := range packs {
 			if err != nil {
 				yield(nil, err)
@@ -149,8 +149,8 @@ func load(ctx context.Context, c *postgres.Conn, tx pgx.Tx, schema string, m *Ma
 	if err != nil {
 		return 0, err
 	}
-	if copied != count || rows != m.Rows {
-		return 0, fmt.Errorf("load dataset %s: %d packs with %d rows arrived, expected %d with %d", m.Digest, copied, rows, count, m.Rows)
+	if stored != count || rows != m.Rows {
+		return 0, fmt.Errorf("load dataset %s: %d packs with %d rows arrived, expected %d with %d", m.Digest, stored, rows, count, m.Rows)
 	}
 	datasets := postgres.Ident(schema, "datasets")
 	if _, err := tx.Exec(ctx, "delete from "+datasets+" where digest = $1", m.Digest); err != nil {

@@ -2,10 +2,8 @@ package postgres
 
 import (
 	"bytes"
-	"errors"
 	"io"
 	"iter"
-	"strings"
 	"testing"
 	"testing/iotest"
 
@@ -53,27 +51,5 @@ func TestRowsAreEncodedAsBinaryCopy(t *testing.T) {
 		if d := cmp.Diff(want, string(got)); d != "" {
 			t.Errorf("%s: %s", name, d)
 		}
-	}
-}
-
-func TestRowsThatCannotBeEncodedEndTheCopy(t *testing.T) {
-	t.Parallel()
-	broken := errors.New("the source broke")
-	for name, c := range map[string]struct {
-		rows iter.Seq2[[]any, error]
-		want string
-	}{
-		"a failing sequence":     {func(yield func([]any, error) bool) { yield(nil, broken) }, "the source broke"},
-		"too few values":         {rowsOf([]any{}), "0 values, expected 1"},
-		"a type without meaning": {rowsOf([]any{3.5}), `column "a": a value of type float64`},
-		"text with a zero byte":  {rowsOf([]any{"a\x00"}), "zero byte"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			_, err := encode(t, []string{"a"}, c.rows, func(r io.Reader) io.Reader { return r })
-			if err == nil || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("got %v, want %q", err, c.want)
-			}
-		})
 	}
 }
