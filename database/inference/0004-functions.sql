@@ -28,7 +28,8 @@ revoke all on function read_snapshot() from public;
 -- What callers call is PL/pgSQL, which keeps its plans for the session, around the Python of the same name.
 -- Python asks what is active only when it is told another snapshot: the question takes some 50 microseconds of a call.
 
-create or replace function run_inference_task_at(img bytea, seen pg_snapshot) returns text language plpython3u stable as $python$
+create or replace function run_inference_task_at(img bytea, seen pg_snapshot) returns text language plpython3u stable
+set search_path from current as $python$
 if "host" not in SD:
     SD["host"] = GD[plpy.execute("select load_inference() as key")[0]["key"]]
 return SD["host"].run_inference_task(img, seen)
@@ -46,7 +47,8 @@ comment on function run_inference_task(bytea) is
   'Label of an image by the active model; img is an encoded image (PNG, JPEG, ...) or the raw values of one example';
 revoke all on function run_inference_task(bytea) from public;
 
-create or replace function predict_at(img bytea, seen pg_snapshot) returns prediction language plpython3u stable as $python$
+create or replace function predict_at(img bytea, seen pg_snapshot) returns prediction language plpython3u stable
+set search_path from current as $python$
 if "host" not in SD:
     SD["host"] = GD[plpy.execute("select load_inference() as key")[0]["key"]]
 return SD["host"].predict(img, seen)
@@ -65,7 +67,8 @@ comment on function predict(bytea) is
 revoke all on function predict(bytea) from public;
 
 create or replace function predict_batch_at(imgs bytea[], seen pg_snapshot, out labels text[], out probabilities json[], out model_names text[], out model_versions int[])
-language plpython3u stable as $python$
+language plpython3u stable
+set search_path from current as $python$
 if "host" not in SD:
     SD["host"] = GD[plpy.execute("select load_inference() as key")[0]["key"]]
 return SD["host"].predict_batch(imgs, seen)
@@ -84,7 +87,8 @@ comment on function predict_batch(bytea[]) is
   'predict for many images at once; index counts from 1';
 revoke all on function predict_batch(bytea[]) from public;
 
-create or replace function predict_row_at("row" json, seen pg_snapshot) returns prediction language plpython3u stable as $python$
+create or replace function predict_row_at("row" json, seen pg_snapshot) returns prediction language plpython3u stable
+set search_path from current as $python$
 if "host" not in SD:
     SD["host"] = GD[plpy.execute("select load_inference() as key")[0]["key"]]
 return SD["host"].predict_row(row, seen)
@@ -103,7 +107,8 @@ comment on function predict_row(json) is
 revoke all on function predict_row(json) from public;
 
 create or replace function predict_rows_at(rows json, seen pg_snapshot, out labels text[], out probabilities json[], out model_names text[], out model_versions int[])
-language plpython3u stable as $python$
+language plpython3u stable
+set search_path from current as $python$
 if "host" not in SD:
     SD["host"] = GD[plpy.execute("select load_inference() as key")[0]["key"]]
 return SD["host"].predict_rows(rows, seen)

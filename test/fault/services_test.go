@@ -254,7 +254,7 @@ func (p *tenant) fullDisk(t *testing.T) {
 	execute(t, p.adminTraining, "alter role "+role+" set default_tablespace = "+space)
 	a := p.run(t, "upload-dataset", nil)
 	execute(t, p.adminTraining, "alter role "+role+" reset default_tablespace")
-	p.expect(t, a, 1, "copy", "No space left on device", "53100")
+	p.expect(t, a, 1, "insert into", "No space left on device", "53100")
 	p.checkIdle(t)
 	if datasets := p.state(t)["training datasets"]; len(datasets) > 0 && datasets[0] != "none" {
 		t.Errorf("the dataset is entered, expected none: %q", datasets)
