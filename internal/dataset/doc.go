@@ -9,7 +9,7 @@
 // The input is streamed three times (hash, validate, pack) and never held.
 // What is held at once is at most
 //
-//	one pack (pack size times the bytes of one example)
+//	one pack (pack size times the bytes of one example), and as it is sent once more unless it has more than 4 MiB
 //	+ one shuffle bucket (8 MiB, or 1/1024 of the decoded data if that is more)
 //	+ the shuffle's write buffers (16 KiB a bucket, at most 1024 of them)
 //	+ one encoded example (CSV record or image file of at most 16 MiB, decoded image of at most 16 million pixels)

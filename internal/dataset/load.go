@@ -126,7 +126,7 @@ func load(ctx context.Context, c *postgres.Conn, tx pgx.Tx, schema string, m *Ma
 	columns := packColumns(c.Dialect)
 	var rows, count int64
 	row := make([]any, len(columns))
-	stored, err := c.StoreRows(ctx, []string{schema, m.Table}, columns, func(yield func([]any, error) bool) {
+	stored, err := c.StoreRows(ctx, []string{schema, m.Table}, columns, m.PackSize*(labelBytes+m.Input.Bytes()), func(yield func([]any, error) bool) {
 		for p, err := range packs {
 			if err != nil {
 				yield(nil, err)

@@ -19,7 +19,7 @@ func (c *Conn) CopyRows(ctx context.Context, table, columns []string, rows iter.
 	if err := r.close(stop); err != nil {
 		return 0, err
 	}
-	return tag.RowsAffected(), c.lost(ctx, err, "copy into", table)
+	return tag.RowsAffected(), c.storeError(ctx, err, "copy into", table)
 }
 
 // copySignature opens every binary COPY: magic, flags, length of the header's extension.

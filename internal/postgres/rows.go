@@ -25,15 +25,20 @@ const maxField = 1<<30 - 1024
 //
 // Rows arrive as parameters of INSERTs in a pipeline, for which the server copies a large value less often than for COPY:
 // packs of 768 KiB arrive 1.3 times as fast. By COPY go the rows of Greenplum, which plans every INSERT anew and sends the
-// plan to a segment (a quarter as fast), and those of servers whose log would repeat the parameters.
-func (c *Conn) StoreRows(ctx context.Context, table, columns []string, rows iter.Seq2[[]any, error]) (int64, error) {
-	store := c.insertRows
-	if logged, err := c.logsParameters(ctx); err != nil {
-		return 0, err
-	} else if logged || c.Dialect.Distributed {
-		store = c.CopyRows
+// plan to a segment (a quarter as fast), those of servers whose log would repeat the parameters, and rows of more than
+// maxMessage bytes: an INSERT would gain little and is held in memory as a message. RowBytes is about what the largest row has.
+func (c *Conn) StoreRows(ctx context.Context, table, columns []string, rowBytes int, rows iter.Seq2[[]any, error]) (int64, error) {
+	if c.Dialect.Distributed || rowBytes > maxMessage {
+		return c.CopyRows(ctx, table, columns, rows)
 	}
-	return store(ctx, table, columns, rows)
+	logged, err := c.logsParameters(ctx)
+	switch {
+	case err != nil:
+		return 0, err
+	case logged:
+		return c.CopyRows(ctx, table, columns, rows)
+	}
+	return c.insertRows(ctx, table, columns, rows)
 }
 
 // logsParameters says whether the server may write parameters of statements to its log.
@@ -50,9 +55,10 @@ func (c *Conn) logsParameters(ctx context.Context) (logs bool, err error) {
 const (
 	flushBytes = 256 << 10 // of rows that are sent together
 	inFlight   = 4         // such groups that are sent before the answers to the first are read
+	maxMessage = 4 << 20   // of one row that goes by INSERT
 )
 
-// insertRows is StoreRows by INSERT. The rows are asked for on the caller's goroutine.
+// insertRows is StoreRows by INSERT.
 func (c *Conn) insertRows(ctx context.Context, table, columns []string, rows iter.Seq2[[]any, error]) (int64, error) {
 	p := &insertion{Pipeline: c.PgConn().StartPipeline(ctx), formats: make([]int16, len(columns))}
 	numbers := make([]string, len(columns))
@@ -78,11 +84,11 @@ func (c *Conn) insertRows(ctx context.Context, table, columns []string, rows ite
 	if broken != nil {
 		return 0, broken
 	}
-	return stored, c.lost(ctx, err, "insert into", table)
+	return stored, c.storeError(ctx, err, "insert into", table)
 }
 
-// lost wraps an error of a statement that stores rows; that of a connection that broke is temporary.
-func (c *Conn) lost(ctx context.Context, err error, doing string, table []string) error {
+// storeError wraps an error of a statement that stores rows; that of a connection that broke is temporary.
+func (c *Conn) storeError(ctx context.Context, err error, doing string, table []string) error {
 	lost := err != nil && c.IsClosed() && State(err) == "" && ctx.Err() == nil
 	if err = Wrap(err, doing+" "+strconv.Quote(strings.Join(table, "."))); lost {
 		err = fault.AsTemporary(err)

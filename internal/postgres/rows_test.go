@@ -47,11 +47,11 @@ set log_transaction_sample_rate = 0; set log_parameter_max_length_on_error = 0; 
 var arrivalColumns = []string{"a", "b", "c", "d"}
 
 // store stores rows in a transaction, and says by which statement.
-func store(t *testing.T, c *postgres.Conn, rows iter.Seq2[[]any, error]) (n int64, statement string, err error) {
+func store(t *testing.T, c *postgres.Conn, rowBytes int, rows iter.Seq2[[]any, error]) (n int64, statement string, err error) {
 	t.Helper()
 	ctx := context.Background()
 	err = pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
-		if n, err = c.StoreRows(ctx, []string{"arrivals"}, arrivalColumns, rows); err != nil {
+		if n, err = c.StoreRows(ctx, []string{"arrivals"}, arrivalColumns, rowBytes, rows); err != nil {
 			return err
 		}
 		return tx.QueryRow(ctx, "select distinct statement from ways").Scan(&statement)
@@ -61,16 +61,20 @@ func store(t *testing.T, c *postgres.Conn, rows iter.Seq2[[]any, error]) (n int6
 
 func TestRowsArriveAsTheyAreByEitherWay(t *testing.T) {
 	t.Parallel()
-	for name, c := range map[string]struct{ set, want string }{
-		"as parameters":                     {"", "insert"},
-		"as the log has statements":         {"set log_statement = 'mod'", "copy"},
-		"as the log has all statements":     {"set log_statement = 'all'", "copy"},
-		"as the log has definitions":        {"set log_statement = 'ddl'", "insert"},
-		"as the log has slow ones":          {"set log_min_duration_statement = '1h'", "copy"},
-		"as the log has some slow ones":     {"set log_min_duration_sample = '1h'", "copy"},
-		"as the log has some transactions":  {"set log_transaction_sample_rate = 1e-9", "copy"},
-		"as the log has errors' parameters": {"set log_parameter_max_length_on_error = 10", "copy"},
-		"as the log has plans":              {"set debug_print_plan = on; set log_min_messages = 'panic'", "copy"},
+	for name, c := range map[string]struct {
+		set, want string
+		rowBytes  int
+	}{
+		"as parameters":                     {"", "insert", 100_000},
+		"as rows are too large to hold":     {"", "copy", 5 << 20},
+		"as the log has statements":         {"set log_statement = 'mod'", "copy", 100_000},
+		"as the log has all statements":     {"set log_statement = 'all'", "copy", 100_000},
+		"as the log has definitions":        {"set log_statement = 'ddl'", "insert", 100_000},
+		"as the log has slow ones":          {"set log_min_duration_statement = '1h'", "copy", 100_000},
+		"as the log has some slow ones":     {"set log_min_duration_sample = '1h'", "copy", 100_000},
+		"as the log has some transactions":  {"set log_transaction_sample_rate = 1e-9", "copy", 100_000},
+		"as the log has errors' parameters": {"set log_parameter_max_length_on_error = 10", "copy", 100_000},
+		"as the log has plans":              {"set debug_print_plan = on; set log_min_messages = 'panic'", "copy", 100_000},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -82,7 +86,7 @@ func TestRowsArriveAsTheyAreByEitherWay(t *testing.T) {
 				want = append(want, []any{"é", i, int64(i) << 40, bytes.Clone(large)})
 			}
 			want = append(want, []any{"", int32(-1), int64(-1), []byte{}}, []any{nil, int32(-2), nil, nil})
-			got, statement, err := store(t, conn, func(yield func([]any, error) bool) {
+			got, statement, err := store(t, conn, c.rowBytes, func(yield func([]any, error) bool) {
 				row := make([]any, 4)
 				reused := make([]byte, len(large)) // rows and values belong to the sequence, once the next is asked for
 				for _, values := range want {
@@ -150,7 +154,7 @@ func TestAnErrorStoresNothingAndLeavesTheSession(t *testing.T) {
 			t.Run(way+", "+name, func(t *testing.T) {
 				t.Parallel()
 				conn := arrivals(t, "alter table arrivals add check (a <> 'refused'); "+set)
-				_, _, err := store(t, conn, c.rows)
+				_, _, err := store(t, conn, 1<<20, c.rows)
 				if err == nil || !strings.Contains(err.Error(), c.want) {
 					t.Fatalf("got %v, want %q", err, c.want)
 				}
@@ -158,7 +162,7 @@ func TestAnErrorStoresNothingAndLeavesTheSession(t *testing.T) {
 				if err := conn.QueryRow(context.Background(), "select count(*) from arrivals").Scan(&n); err != nil || n != 0 {
 					t.Errorf("%d rows are there (%v)", n, err)
 				}
-				if n, _, err := store(t, conn, last([]any{nil, nil, nil, nil}, nil)); err != nil || n != 11 {
+				if n, _, err := store(t, conn, 1<<20, last([]any{nil, nil, nil, nil}, nil)); err != nil || n != 11 {
 					t.Errorf("then %d rows (%v), want 11", n, err)
 				}
 			})
