@@ -33,8 +33,7 @@ func statement(d postgres.Dialect, name, table string) string {
 	return strings.ReplaceAll(string(text), "packs_x", postgres.Ident(table))
 }
 
-// sessions are the connections that work on the shards of a pack table: one a shard, or one for all where the server
-// has segments of its own. The first is the lead, which does what is done once.
+// sessions are the connections that work on the shards of a pack table. The first is the lead, which does what is done once.
 //
 // They stay open from epoch to epoch, because the Python interpreter with its imports lives as long as the session.
 type sessions struct {
@@ -72,13 +71,18 @@ func (s *sessions) grow(ctx context.Context, n int) error {
 	return nil
 }
 
-// open makes sure of the sessions that work on so many shards, and returns their number.
-func (s *sessions) open(ctx context.Context, shards int) (int, error) {
-	n := shards
+// open returns the sessions that work on so many shards: one a shard, the lead among them, or one for all where the server
+// has segments of its own. That one does nothing else: a segment has a process for each part of a session's statement, and
+// which of them works on the packs, and has them in its cache, would change with every statement of several parts.
+func (s *sessions) open(ctx context.Context, shards int) ([]*postgres.Conn, error) {
+	first, n := 0, shards
 	if s.lead.Dialect.Distributed {
-		n = 1
+		first, n = 1, 2
 	}
-	return n, s.grow(ctx, n)
+	if err := s.grow(ctx, n); err != nil {
+		return nil, err
+	}
+	return s.conns[first:n], nil
 }
 
 // close ends the sessions and with them their locks.
@@ -92,23 +96,23 @@ func (s *sessions) close() {
 // onShards runs the statement of a file on all shards side by side and returns its rows in the order of shards.
 // Where each shard has a session, the statement's last parameter is the shard.
 func onShards[T any](ctx context.Context, s *sessions, shards int, file, doing string, args []any, scan pgx.RowToFunc[T]) ([]T, error) {
-	n, err := s.open(ctx, shards)
+	conns, err := s.open(ctx, shards)
 	if err != nil {
 		return nil, err
 	}
 	text := statement(s.lead.Dialect, file, s.table)
-	parts := make([][]T, n)
-	err = s.together(ctx, n, func(ctx context.Context, k int) error {
+	parts := make([][]T, len(conns))
+	err = together(ctx, conns, func(ctx context.Context, k int) error {
 		doing, args := doing, args
 		if !s.lead.Dialect.Distributed {
 			doing, args = fmt.Sprintf("%s, shard %d", doing, k), append(args[:len(args):len(args)], k)
 		}
-		rows, err := s.conns[k].Query(ctx, text, args...)
+		rows, err := conns[k].Query(ctx, text, args...)
 		if err != nil {
-			return wrap(s.conns[k], err, doing)
+			return wrap(conns[k], err, doing)
 		}
 		parts[k], err = pgx.CollectRows(rows, scan)
-		return wrap(s.conns[k], err, doing)
+		return wrap(conns[k], err, doing)
 	})
 	var all []T
 	for _, p := range parts {
@@ -117,10 +121,10 @@ func onShards[T any](ctx context.Context, s *sessions, shards int, file, doing s
 	return all, err
 }
 
-// together runs statements on the first n sessions side by side and returns the first error once all have ended.
+// together runs statements on some sessions side by side and returns the first error once all have ended.
 // When one fails or ctx ends, it asks the server to cancel the others until they have stopped:
 // pgx asks once, and a request that arrives before its statement is lost.
-func (s *sessions) together(ctx context.Context, n int, run func(ctx context.Context, session int) error) error {
+func together(ctx context.Context, conns []*postgres.Conn, run func(ctx context.Context, session int) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	stopped, watched := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -136,14 +140,14 @@ func (s *sessions) together(ctx context.Context, n int, run func(ctx context.Con
 				return
 			case <-time.After(cancelEvery):
 			}
-			for _, c := range s.conns[:n] {
+			for _, c := range conns {
 				ask, cancel := context.WithTimeout(context.Background(), cancelEvery)
 				_ = c.PgConn().CancelRequest(ask)
 				cancel()
 			}
 		}
 	}()
-	for k := range n {
+	for k := range conns {
 		group.Go(func() error { return run(ctx, k) })
 	}
 	err := group.Wait()

@@ -193,18 +193,21 @@ func (d *Driver) begin(ctx context.Context) error {
 		file, args = "warm.sql", append(args, d.job.Spec.Start)
 	}
 	doing := "make the initial state of job " + d.job.ID
-	n, err := d.open(ctx, d.job.Spec.Shards)
-	if err != nil {
-		return err
+	conns := d.conns[:1]
+	if !d.lead.Dialect.Distributed { // where it is, segments import the learner with their first pack
+		var err error
+		if conns, err = d.open(ctx, d.job.Spec.Shards); err != nil {
+			return err
+		}
 	}
-	return d.together(ctx, n, func(ctx context.Context, k int) error {
+	return together(ctx, conns, func(ctx context.Context, k int) error {
 		if k == 0 {
 			_, err := d.lead.Exec(ctx, d.text(file), args...)
 			return wrap(d.lead, err, doing)
 		}
 		// Importing a learner's libraries may take a second: the other sessions do it at the same time.
-		_, err := d.conns[k].Exec(ctx, d.text("import.sql"), d.code()...)
-		return wrap(d.conns[k], err, doing)
+		_, err := conns[k].Exec(ctx, d.text("import.sql"), d.code()...)
+		return wrap(conns[k], err, doing)
 	})
 }
 
@@ -280,7 +283,7 @@ func (d *Driver) epoch(ctx context.Context, n int) (Epoch, error) {
 
 // once runs a statement on the lead session alone and reads its one row; when ctx ends it stops on the server, too.
 func (d *Driver) once(ctx context.Context, doing, file string, args []any, into ...any) error {
-	return d.together(ctx, 1, func(ctx context.Context, _ int) error {
+	return together(ctx, d.conns[:1], func(ctx context.Context, _ int) error {
 		return wrap(d.lead, d.lead.QueryRow(ctx, d.text(file), args...).Scan(into...), doing)
 	})
 }
@@ -288,7 +291,12 @@ func (d *Driver) once(ctx context.Context, doing, file string, args []any, into 
 // fit runs the epoch's training statements and returns what the shards learned, in their order.
 func (d *Driver) fit(ctx context.Context, n int) ([]learned, error) {
 	doing := fmt.Sprintf("train epoch %d of job %s", n, d.job.ID)
-	args := []any{d.job.Release.Digest, d.job.Release.Ordinal, d.job.Spec.open(n, d.cache), d.job.ID, n - 1, d.cache == useCache}
+	var before []byte
+	err := d.once(ctx, doing, "state.sql", []any{d.job.ID, n - 1}, &before)
+	if err != nil {
+		return nil, err
+	}
+	args := []any{d.job.Release.Digest, d.job.Release.Ordinal, d.job.Spec.open(n, d.cache), before, d.cache == useCache}
 	all, err := onShards(ctx, d.sessions, d.job.Spec.Shards, "fit.sql", doing, args, func(row pgx.CollectableRow) (l learned, err error) {
 		return l, row.Scan(&l.state, &l.rows, &l.metrics)
 	})

@@ -128,6 +128,10 @@ func stopByTimeout(ctx context.Context, b *bench, job training.Job) (float64, er
 	}
 	delete(spec, "shard") // the statement adds it
 	open := strings.TrimSuffix(jsonText(spec), "}")
+	var state []byte
+	if err := b.admin.QueryRow(ctx, "select state from checkpoints where job = $1 and epoch = 1", job.ID).Scan(&state); err != nil {
+		return 0, postgres.Wrap(err, "read epoch 1 of "+job.ID)
+	}
 	late := make(chan float64, job.Spec.Shards)
 	failed := make(chan error, job.Spec.Shards)
 	for shard := range job.Spec.Shards {
@@ -146,7 +150,7 @@ func stopByTimeout(ctx context.Context, b *bench, job training.Job) (float64, er
 		}
 		go func() {
 			began := time.Now()
-			_, err := c.Exec(ctx, strings.ReplaceAll(string(text), "packs_x", postgres.Ident(job.PackTable)), job.Release.Digest, job.Release.Ordinal, open, job.ID, 1, false, shard)
+			_, err := c.Exec(ctx, strings.ReplaceAll(string(text), "packs_x", postgres.Ident(job.PackTable)), job.Release.Digest, job.Release.Ordinal, open, state, false, shard)
 			taken := time.Since(began)
 			if postgres.State(err) != "57014" {
 				err = fmt.Errorf("expected the statement to be cancelled after %s, it ended after %s: %w", limit, taken, err)

@@ -3,10 +3,11 @@
 select sums from (
   select place, shard, score(
     $1::text,
-    case when id = head then (select bundle from releases where ordinal = $2::int) end,
+    case when id = head then bundle end,
     case when id = head then $3::text end,
     case when id = head then $4::bytea end,
     labels, data order by id) sums
-  from packs_x join (select place, shard, min(id) as head from packs_x where split = 'validation' group by place, shard) first using (place, shard)
-  where split = 'validation' group by place, shard) q
+  from packs_x join (select place, shard, min(id) as head from packs_x where split = 'validation' group by place, shard) first using (place, shard),
+    releases
+  where split = 'validation' and ordinal = $2::int group by place, shard) q
 order by shard

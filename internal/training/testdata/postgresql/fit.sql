@@ -1,12 +1,12 @@
 -- What one shard learns in one epoch.
 -- Code, spec and state come with the first pack alone: a sort would carry them once a pack, and Python convert them.
--- $1 release, $2 its ordinal, $3 spec without its closing brace, $4 job, $5 the epoch before, $6 whether the session has the packs' data in its cache, $7 shard
+-- $1 release, $2 its ordinal, $3 spec without its closing brace, $4 state, $5 whether the session has the packs' data in its cache, $6 shard
 select (r).state, (r).rows, (r).metrics from (
   select shard, fit(
     $1::text,
     case when id = head then (select bundle from releases where ordinal = $2::int) end,
     case when id = head then $3::text || ',"shard":' || shard || '}' end,
-    case when id = head then (select state from checkpoints where job = $4::text and epoch = $5::int) end,
-    labels, case when not $6::bool then data end order by id) r
-  from "packs_0123456789abcdef", (select min(id) as head from "packs_0123456789abcdef" where split = 'train' and shard = $7::int) first
-  where split = 'train' and shard = $7::int group by shard) q
+    case when id = head then $4::bytea end,
+    labels, case when not $5::bool then data end order by id) r
+  from "packs_0123456789abcdef", (select min(id) as head from "packs_0123456789abcdef" where split = 'train' and shard = $6::int) first
+  where split = 'train' and shard = $6::int group by shard) q
