@@ -24,16 +24,17 @@ def load(module):
 
 
 picture, host, table = load("picture"), load("host"), load("table")
+onnxmodel = host.onnxmodel
 
 
-def model_of(outputs=2):
-    """Softmax over the sum of all pixels times 0, 1, ...: bright is the last class."""
+def model_of(outputs=2, declared=None):
+    """Softmax over the sum of all pixels times 0, 1, ...: bright is the last class. declared is the number of outputs that the model names, if another."""
     weights = np.tile(np.arange(outputs, dtype=np.float32) - 0.5 * (outputs - 1), (64, 1)) / 8
     bias = -weights.sum(axis=0) * 8  # half of the range
     graph = helper.make_graph(
         [helper.make_node("Cast", ["input"], ["float"], to=TensorProto.FLOAT), helper.make_node("Flatten", ["float"], ["flat"]),
          helper.make_node("Gemm", ["flat", "w", "b"], ["scores"]), helper.make_node("Softmax", ["scores"], ["probabilities"], axis=1)], "g",
-        [helper.make_tensor_value_info("input", TensorProto.UINT8, ["n", 8, 8])], [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", outputs])],
+        [helper.make_tensor_value_info("input", TensorProto.UINT8, ["n", 8, 8])], [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", declared or outputs])],
         [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(bias, "b")])  # fmt: skip
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8).SerializeToString()
 
@@ -201,6 +202,19 @@ def test_many_examples_give_what_each_gives_alone():
     together = np.frombuffer(h.predict_version("m", 1, b"".join(examples), 70), np.float32)
     alone = np.concatenate([np.frombuffer(h.predict_version("m", 1, example, 1), np.float32) for example in examples])
     np.testing.assert_allclose(together, alone, rtol=1e-6)
+
+
+def test_what_was_predicted_stays_when_more_is():
+    predictor = onnxmodel.Predictor(onnxmodel.open_model(model_of()))
+    dark = predictor.predict(DARK, 1)
+    before = dark.copy()
+    assert not np.array_equal(predictor.predict(BRIGHT, 1), before)
+    np.testing.assert_array_equal(dark, before)
+
+
+@pytest.mark.parametrize("declared", ["m", 1, 3])
+def test_what_a_model_says_of_its_outputs_need_not_be_true(declared):
+    assert host.Host(Tables(onnx=model_of(declared=declared))).predict(BRIGHT).label == "bright"
 
 
 def test_classes_that_do_not_fit_the_model_are_refused():
