@@ -16,7 +16,7 @@ func train(ctx context.Context, b *bench) error {
 		images, rounds int
 		one, two, both goal
 	}{
-		{cnn(), scaled(many, b.scale, 1000), max(1, b.rounds/2), atLeast(0.97), atLeast(0.98), atLeast(1.75)},
+		{cnn(), scaled(many, b.scale, 1000), b.rounds, atLeast(0.97), atLeast(0.98), atLeast(1.75)},
 		{large(), scaled(12_800, b.scale, 1000), 1, goal{}, goal{}, goal{}},
 		{softmax(), scaled(many, b.scale, 1000), b.rounds, atLeast(0.85), atLeast(0.85), goal{}},
 	} {
