@@ -81,7 +81,8 @@ func history(ctx context.Context, c *postgres.Conn, schema string) ([]Model, err
 		return nil, postgres.Wrap(err, "read "+table)
 	}
 	models, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (m Model, err error) {
-		return m, row.Scan(&m.Name, &m.Version, &m.Digest, &m.Manifest, &m.Metrics)
+		err = row.Scan(&m.Name, &m.Version, &m.Digest, &m.Manifest, &m.Metrics)
+		return m, err
 	})
 	return models, postgres.Wrap(err, "read "+table)
 }
@@ -95,7 +96,8 @@ func rollbacks(ctx context.Context, c *postgres.Conn, schema string) ([]rollback
 		return nil, postgres.Wrap(err, "read "+table)
 	}
 	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (r rollback, err error) {
-		return r, row.Scan(&r.Name, &r.Version.Version, &r.From, &r.Ordinal)
+		err = row.Scan(&r.Name, &r.Version.Version, &r.From, &r.Ordinal)
+		return r, err
 	})
 	return out, postgres.Wrap(err, "read "+table)
 }

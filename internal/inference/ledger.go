@@ -102,7 +102,8 @@ func readState(ctx context.Context, q querier, schema string) (s state, err erro
 		return s, postgres.Wrap(err, "read "+activations)
 	}
 	s.log, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (l switching, err error) {
-		return l, row.Scan(&l.Name, &l.Version.Version, &l.ordinal, &l.rollback)
+		err = row.Scan(&l.Name, &l.Version.Version, &l.ordinal, &l.rollback)
+		return l, err
 	})
 	if err != nil {
 		return s, postgres.Wrap(err, "read "+activations)

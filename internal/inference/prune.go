@@ -29,7 +29,8 @@ func Prune(ctx context.Context, c *postgres.Conn, schema string, keep int) (gone
 			routed bool
 		}
 		all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (d stored, err error) {
-			return d, row.Scan(&d.Name, &d.Version.Version, &d.digest, &d.routed)
+			err = row.Scan(&d.Name, &d.Version.Version, &d.digest, &d.routed)
+			return d, err
 		})
 		if err != nil {
 			return postgres.Wrap(err, "read "+models)

@@ -27,7 +27,8 @@ func runTask(ctx context.Context, c *postgres.Conn, options string) (result task
 	if err := c.QueryRow(ctx, "select run_training_task($1)", options).Scan(&text); err != nil {
 		return task{}, postgres.Wrap(err, "run_training_task")
 	}
-	return result, json.Unmarshal([]byte(text), &result)
+	err = json.Unmarshal([]byte(text), &result)
+	return result, err
 }
 
 func TestADriverAndAnSQLCallDoNotTrainOneJobTogether(t *testing.T) {

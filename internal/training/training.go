@@ -298,7 +298,8 @@ func (d *Driver) fit(ctx context.Context, n int) ([]learned, error) {
 	}
 	args := []any{d.job.Release.Digest, d.job.Release.Ordinal, d.job.Spec.open(n, d.cache), before, d.cache == useCache}
 	all, err := onShards(ctx, d.sessions, d.job.Spec.Shards, "fit.sql", doing, args, func(row pgx.CollectableRow) (l learned, err error) {
-		return l, row.Scan(&l.state, &l.rows, &l.metrics)
+		err = row.Scan(&l.state, &l.rows, &l.metrics)
+		return l, err
 	})
 	if err != nil && d.cache == useCache && strings.Contains(err.Error(), notCached) {
 		d.cache = noCache // a segment may give a session's work to another process: it does not do so once
@@ -345,7 +346,8 @@ func (d *Driver) validate(ctx context.Context, n int, state []byte) (*Sums, erro
 		if err := row.Scan(&text); err != nil {
 			return s, err
 		}
-		return s, json.Unmarshal(text, &s)
+		err = json.Unmarshal(text, &s)
+		return s, err
 	})
 	if err != nil || len(parts) == 0 {
 		return nil, err

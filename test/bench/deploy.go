@@ -189,7 +189,8 @@ func registered(file string) (versions []string, err error) {
 	}
 	for _, s := range run.Steps {
 		if s.Name == "train-model" {
-			return versions, json.Unmarshal([]byte(s.Outputs["model-version"]), &versions)
+			err = json.Unmarshal([]byte(s.Outputs["model-version"]), &versions)
+			return versions, err
 		}
 	}
 	return nil, fmt.Errorf("%s tells of no training", file)

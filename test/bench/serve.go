@@ -528,16 +528,28 @@ func descendants(pid int) []int {
 
 // post sends one form and returns the label.
 func post(ctx context.Context, client *http.Client, url string, body []byte, contentType string) (label string, err error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/inference", bytes.NewReader(body))
+	request, err := form(ctx, url, body, contentType)
 	if err != nil {
 		return "", err
 	}
-	request.Header.Set("Content-Type", contentType)
 	response, err := client.Do(request)
 	if err != nil {
 		return "", err
 	}
-	defer response.Body.Close()
+	return labelOf(response)
+}
+
+func form(ctx context.Context, url string, body []byte, contentType string) (*http.Request, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/inference", bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	request.Header.Set("Content-Type", contentType)
+	return request, nil
+}
+
+func labelOf(response *http.Response) (label string, err error) {
+	defer func() { _ = response.Body.Close() }()
 	var text bytes.Buffer
 	if _, err := text.ReadFrom(response.Body); err != nil {
 		return "", err
@@ -545,5 +557,6 @@ func post(ctx context.Context, client *http.Client, url string, body []byte, con
 	if response.StatusCode != http.StatusOK {
 		return "", fmt.Errorf("%s: %s", response.Status, text.String())
 	}
-	return label, json.Unmarshal(text.Bytes(), &label)
+	err = json.Unmarshal(text.Bytes(), &label)
+	return label, err
 }

@@ -55,7 +55,8 @@ func history(ctx context.Context, s *changelog.Session, schema string) ([]releas
 		return nil, postgres.Wrap(err, "read "+table)
 	}
 	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (r release, err error) {
-		return r, row.Scan(&r.ordinal, &r.app, &r.digest, &r.gitSHA, &r.manifest, &r.bundle)
+		err = row.Scan(&r.ordinal, &r.app, &r.digest, &r.gitSHA, &r.manifest, &r.bundle)
+		return r, err
 	})
 	return list, postgres.Wrap(err, "read "+table)
 }

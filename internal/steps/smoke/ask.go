@@ -91,7 +91,8 @@ func predictBatch(ctx context.Context, conn *postgres.Conn, schema string, examp
 		return nil, postgres.Wrap(err, "predict_batch")
 	}
 	answers, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (a answer, err error) {
-		return a, row.Scan(&a.label, &a.probabilities, &a.version.name, &a.version.number)
+		err = row.Scan(&a.label, &a.probabilities, &a.version.name, &a.version.number)
+		return a, err
 	})
 	return answers, postgres.Wrap(err, "predict_batch")
 }
