@@ -776,7 +776,9 @@ func FuzzUploadedForms(f *testing.F) {
 // together posts one file a request, all of which wait while the only session sleeps, and returns their answers.
 func (s *service) together(t *testing.T, commands ...string) []answer {
 	t.Helper()
-	eventually(t, "there is a session", func() bool { return s.get(t, "/readyz").status == 200 }) // the last request may have ended it
+	eventually(t, "the session is idle", func() bool { // it is a moment after its last request was answered
+		return s.get(t, "/readyz").status == 200 && strings.Contains(s.get(t, "/metrics").body, "insitu_sessions_busy 0")
+	})
 	var all sync.WaitGroup
 	all.Add(1)
 	go func() { defer all.Done(); s.post(t, "/inference", []byte("sleep 1.5")) }()
@@ -840,6 +842,7 @@ func TestAFileThatIsRefusedKeepsNoOtherRequestFromItsAnswer(t *testing.T) {
 				t.Errorf("%s: request %d: %d %s, want %d", bad, i, a.status, a.body, want)
 			}
 		}
+		eventually(t, "the session is there again", func() bool { return s.post(t, "/inference", []byte("h")).status == 200 }) // the last request may have ended it
 	}
 }
 
