@@ -24,9 +24,10 @@ const maxField = 1<<30 - 1024
 // the rows may be asked for on another goroutine, one at a time.
 //
 // Rows arrive as parameters of INSERTs in a pipeline, for which the server copies a large value less often than for COPY:
-// packs of 768 KiB arrive 1.3 times as fast. By COPY go the rows of Greenplum, which plans every INSERT anew and sends the
-// plan to a segment (a quarter as fast), those of servers whose log would repeat the parameters, and rows of more than
-// maxMessage bytes: an INSERT would gain little and is held in memory as a message. RowBytes is about what the largest row has.
+// with COPY an upload takes a seventh longer (docs/benchmarks.md, packs of 768 KiB). By COPY go the rows of Greenplum, which
+// plans every INSERT anew and sends the plan to a segment (a quarter as fast), those of servers whose log would repeat the
+// parameters, and rows of more than maxMessage bytes: an INSERT would gain little and is held in memory as a message.
+// RowBytes is about what the largest row has.
 func (c *Conn) StoreRows(ctx context.Context, table, columns []string, rowBytes int, rows iter.Seq2[[]any, error]) (int64, error) {
 	if c.Dialect.Distributed || rowBytes > maxMessage {
 		return c.CopyRows(ctx, table, columns, rows)
