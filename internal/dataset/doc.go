@@ -21,7 +21,7 @@
 //	CSV, 3.5 million rows of 64 float32      52 MiB
 //	CIFAR-10 tar.gz, 660,000 images          47 MiB
 //	NPZ, 7.8 million rows of 64 float32      55 MiB
-//	Parquet, 7.7 million rows of 65 columns 293 MiB (with packs by COPY): pages of 1 MiB in every column, which is its writer's choice
+//	Parquet, 7.7 million rows of 65 columns 283 MiB: pages of 1 MiB in every column, which is its writer's choice
 //
 // The decoded data is kept once in a file of the work directory that has no
 // name, so it is gone however the process ends.
