@@ -59,3 +59,9 @@ def test_shards_without_rows_are_left_out():
 def test_no_rows_at_all_is_an_error():
     with pytest.raises(ValueError, match="no packs of the train split"):
         driver.train(Recorded(empty=(0, 1)), 1, 0, 2)
+
+
+def test_a_regression_has_no_accuracy():
+    measured = epoch(0.5)
+    assert driver.summary({}, 1, measured) == {"epoch": 1, "train_loss": 1.0, "train_accuracy": 0.5, "validation_loss": 0.5, "validation_accuracy": 0.5}
+    assert driver.summary({"task": "regression"}, 1, measured) == {"epoch": 1, "train_loss": 1.0, "validation_loss": 0.5}

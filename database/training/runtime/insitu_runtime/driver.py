@@ -52,11 +52,17 @@ def choose(curve, patience):
     return best, patience > 0 and bool(curve) and curve[-1][0] - best >= patience
 
 
-def summary(epoch, metrics):
-    """An epoch for people: means instead of sums."""
-    train, validation = total(metrics["shards"]), metrics.get("validation")
-    out = {"epoch": epoch, "train_loss": train["loss"] / train["rows"], "train_accuracy": train["correct"] / train["rows"]}
-    if validation:
-        out["validation_loss"] = validation["loss"] / validation["rows"]
-        out["validation_accuracy"] = validation["correct"] / validation["rows"]
+def summary(data, epoch, metrics):
+    """An epoch for people: means instead of sums. data is spec["input"]."""
+    out = {"epoch": epoch, **means("train", data, total(metrics["shards"]))}
+    if metrics.get("validation"):
+        out.update(means("validation", data, metrics["validation"]))
+    return out
+
+
+def means(split, data, sums):
+    """Loss of a row, and the share of right ones unless it is a regression, by names that begin with the split's."""
+    out = {split + "_loss": sums["loss"] / sums["rows"]}
+    if data.get("task") != "regression":
+        out[split + "_accuracy"] = sums["correct"] / sums["rows"]
     return out

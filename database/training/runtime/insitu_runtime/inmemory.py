@@ -129,14 +129,14 @@ def train(app, packs, spec):
     curve, best = driver.train(memory, values["epochs"], values.get("patience", 0), shards)
     test = memory.sums(memory.states[best], [pack for pack in memory.packs if pack[0] == "test"])
     result = {
-        "epochs": [driver.summary(epoch, metrics) for epoch, metrics in curve],
+        "epochs": [driver.summary(spec["input"], epoch, metrics) for epoch, metrics in curve],
         "best_epoch": best,
         "shards": shards,
         "state_sha256": hashlib.sha256(memory.states[best]).hexdigest(),
         "states_sha256": [hashlib.sha256(state).hexdigest() for state in memory.states],
     }
     if test:
-        result.update(test_rows=test["rows"], test_loss=test["loss"] / test["rows"], test_accuracy=test["correct"] / test["rows"])
+        result.update(driver.means("test", spec["input"], test), test_rows=test["rows"])
     return result, memory.states
 
 

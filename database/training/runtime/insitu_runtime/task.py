@@ -92,7 +92,7 @@ def run(database, options, distributed=False):
         _, best = driver.train(job, values["epochs"], values["patience"], manifest["shards"])
         job.finish(best)
     model = one(database, "select epoch, onnx_digest from models where job = $1", ["text"], [job.id])
-    curve = [driver.summary(epoch, metrics) for epoch, metrics in job.load()]
+    curve = [driver.summary(spec["input"], epoch, metrics) for epoch, metrics in job.load()]
     return {
         "job": job.id, "app": release["app"], "code_digest": release["digest"], "dataset_digest": dataset["digest"],
         "parameters": values, "seed": spec["seed"], "trained": trained, "epochs_trained": len(curve),
@@ -201,7 +201,7 @@ class Job(driver.Trainer):
 
     def record(self, epoch, state, metrics):
         query(self.database, RECORD, ["text", "int", "bytea", "text"], [self.id, epoch, state, json.dumps(metrics)])
-        self.database.notice(json.dumps(dict(driver.summary(epoch, metrics), insitu="epoch")))
+        self.database.notice(json.dumps(dict(driver.summary(self.spec["input"], epoch, metrics), insitu="epoch")))
         return metrics
 
     def finish(self, best):
