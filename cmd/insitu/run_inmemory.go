@@ -22,12 +22,10 @@ import (
 
 // inMemory is what insitu_runtime.inmemory prints.
 type inMemory struct {
-	BestEpoch    int      `json:"best_epoch"`
-	Shards       int      `json:"shards"`
-	State        string   `json:"state_sha256"`
-	States       []string `json:"states_sha256"` // after each epoch, the initial state first
-	TestRows     int64    `json:"test_rows"`
-	TestAccuracy float64  `json:"test_accuracy"`
+	BestEpoch int      `json:"best_epoch"`
+	Shards    int      `json:"shards"`
+	State     string   `json:"state_sha256"`
+	States    []string `json:"states_sha256"` // after each epoch, the initial state first
 }
 
 // compareInMemory trains the same job once more outside the database, on the same packs, and compares the numbers.

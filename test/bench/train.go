@@ -25,8 +25,8 @@ func train(ctx context.Context, b *bench) error {
 	} {
 		// How a process's memory happens to lie is worth some percent, for as long as it lives: new ones on both sides, often.
 		measured := epochTimes{equal: true}
-		for range t.starts {
-			some, err := b.epochsOf(ctx, t.model, t.images, t.rounds)
+		for start := range t.starts {
+			some, err := b.epochsOf(ctx, t.model, t.images, t.rounds, start)
 			if err != nil {
 				return err
 			}
@@ -73,8 +73,9 @@ func (e *epochTimes) add(more epochTimes) {
 	e.memory, e.own, e.plainMemory = append(e.memory, more.memory...), append(e.own, more.own...), append(e.plainMemory, more.plainMemory...)
 }
 
-// epochsOf alternates: an epoch in the database, the same from the same state in plain Python; with one shard, then with two.
-func (b *bench) epochsOf(ctx context.Context, m model, images, rounds int) (out epochTimes, err error) {
+// epochsOf alternates: an epoch in the database, the same from the same state in plain Python, either first by turns;
+// with one shard, then with two. start is how many times it was called before.
+func (b *bench) epochsOf(ctx context.Context, m model, images, rounds, start int) (out epochTimes, err error) {
 	var jobs [2]*stepper
 	var workers [2][]*worker
 	for i := range jobs {
@@ -118,7 +119,7 @@ func (b *bench) epochsOf(ctx context.Context, m model, images, rounds int) (out 
 					return err
 				},
 			}
-			if round%2 == 1 { // neither always finds the machine as the other left it
+			if round > 0 && (start+round)%2 == 1 { // neither always finds the machine as the other left it; the job begins with ours
 				slices.Reverse(sides)
 			}
 			for _, side := range sides {

@@ -2,6 +2,8 @@
 
 import time
 
+from . import learning
+
 
 class Trainer:
     """What carries out the steps of a training; states are opaque here.
@@ -63,6 +65,6 @@ def summary(data, epoch, metrics):
 def means(split, data, sums):
     """Loss of a row, and the share of right ones unless it is a regression, by names that begin with the split's."""
     out = {split + "_loss": sums["loss"] / sums["rows"]}
-    if data.get("task") != "regression":
+    if not learning.is_regression(data):
         out[split + "_accuracy"] = sums["correct"] / sums["rows"]
     return out
