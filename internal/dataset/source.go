@@ -183,19 +183,6 @@ func spool(ctx context.Context, write func(io.Writer) error, o FetchOptions) (*F
 	return &File{f: f, Size: w.n, SHA256: hex.EncodeToString(sum.Sum(nil))}, nil
 }
 
-// scratch opens a file without a name: it takes room until it is closed and can never be left behind.
-func scratch(dir string) (*os.File, error) {
-	f, err := os.CreateTemp(dir, ".insitu-*")
-	if err != nil {
-		return nil, fmt.Errorf("make a scratch file: %w", err)
-	}
-	if err := os.Remove(f.Name()); err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("make a scratch file: %w", err)
-	}
-	return f, nil
-}
-
 func fetchHTTP(ctx context.Context, location string, o FetchOptions) (*File, error) {
 	u, err := url.Parse(location)
 	if err != nil || u.Host == "" {
