@@ -438,6 +438,58 @@ def test_raw_values_that_begin_like_a_picture_are_raw_values():
     assert picture.example(raw, dict(DATA, range=None)) == raw
 
 
+def opened(sent):
+    """What Pillow makes of a picture by itself."""
+    with Image.open(io.BytesIO(sent)) as image:
+        image.load()
+        return image.mode, image.size, image.tobytes()
+
+
+def noise(mode, width, height, seed=1):
+    channels = len(Image.new(mode, (1, 1)).getbands())
+    pixels = np.random.default_rng(seed).integers(0, 256, height * width * channels, dtype=np.uint8)
+    return Image.frombytes(mode, (width, height), pixels.tobytes())
+
+
+@pytest.mark.parametrize("size", [(1, 1), (32, 32), (5, 300), (120, 101)])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_plain_pictures_are_what_pillow_makes_of_them(mode, size):
+    for level in range(10):
+        sent = encoded(noise(mode, *size), compress_level=level)
+        found = picture.plain(sent)
+        assert (found.mode, found.size, found.tobytes()) == opened(sent)
+
+
+def test_no_picture_is_plain_that_may_need_more():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    plain = encoded(noise("L", 9, 9))
+    others = [encoded(noise(mode, 9, 9)) for mode in ("RGBA", "LA")] + [
+        encoded(Image.new(mode, (9, 9))) for mode in ("P", "1", "I")] + [
+        encoded(noise("L", 9, 9), exif=exif), encoded(noise("L", 9, 9), transparency=3), encoded(noise("L", 9, 9), "JPEG"),
+        encoded(noise("L", 9, 9), save_all=True, append_images=[noise("L", 9, 9, 2)]), plain[:40], b"", plain[:16],
+        encoded(noise("L", 400, 301)),  # in several parts, which Pillow unpacks one by one
+    ]  # fmt: skip
+    assert picture.plain(plain) is not None
+    assert [picture.plain(sent) for sent in others] == [None] * len(others)
+
+
+@pytest.mark.filterwarnings("ignore")  # of Pillow, about pictures that became very large
+def test_no_broken_picture_is_plain_that_pillow_reads_otherwise():
+    random = np.random.default_rng(1)
+    as_plain = 0
+    for mode in ("L", "RGB"):
+        sent = encoded(noise(mode, 7, 5))
+        changed = [sent[:size] for size in range(len(sent))]
+        changed += [sent[:at] + bytes([sent[at] ^ int(bits)]) + sent[at + 1 :] for at in range(len(sent)) for bits in random.integers(1, 256, 20)]
+        for broken in changed:
+            found = picture.plain(broken)
+            if found is not None:
+                as_plain += 1
+                assert (found.mode, found.size, found.tobytes()) == opened(broken)
+    assert as_plain > 100  # checksums that nobody looks at
+
+
 def refusal(sent, data=DATA):
     with pytest.raises(picture.Refused) as error:
         picture.example(sent, data)
