@@ -9,6 +9,7 @@ import (
 	"image/png"
 	"io"
 	"mime"
+	"mime/multipart"
 	"net/http"
 	"os"
 )
@@ -39,10 +40,7 @@ func files(w http.ResponseWriter, r *http.Request, limit int64, most int) ([][]b
 		return nil, broken(errors.New("its Content-Type names no boundary"))
 	}
 	finished := receive(w, r, limit)
-	form, err := r.MultipartReader()
-	if err != nil {
-		return nil, broken(err)
-	}
+	form := multipart.NewReader(r.Body, parameters["boundary"])
 	var all [][]byte
 	for {
 		part, err := form.NextPart()

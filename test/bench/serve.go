@@ -285,10 +285,10 @@ func (b *bench) serveHTTP(ctx context.Context, m servedModel, model string, pict
 			return err
 		}
 	}
-	period := max(time.Duration(float64(4*time.Second)*b.scale), 500*time.Millisecond)
+	period := max(time.Duration(float64(2*time.Second)*b.scale), 500*time.Millisecond)
 	for _, clients := range m.clients {
 		results := make([][]measured, len(servers))
-		for round := range b.rounds + 1 { // the first is to warm up
+		for turn := range 2*b.rounds + 1 { // the first is to warm up; short ones, as the machine changes within seconds
 			for i, s := range servers {
 				before, err := usedProcessor(append(s.processes, s.sessions...))
 				if err != nil {
@@ -303,7 +303,7 @@ func (b *bench) serveHTTP(ctx context.Context, m servedModel, model string, pict
 					return err
 				}
 				l.processor = (after - before) / float64(l.requests)
-				if round > 0 {
+				if turn > 0 {
 					results[i] = append(results[i], l)
 				}
 			}
