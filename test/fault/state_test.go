@@ -57,7 +57,7 @@ const (
 	// A model's changeset holds its metrics, so its checksum is the clock's too.
 	// A kill between Liquibase's two transactions, tables made and not yet recorded, is told as MARK_RAN
 	// (docs/databases.md); what was made is compared by the relations below.
-	changelogSQL = "select orderexecuted, id, author, filename, case when id = '0002-tables' and exectype = 'MARK_RAN' then 'EXECUTED' else exectype end as exectype, case when id not like 'model-%' then md5sum end, tag, comments from {databasechangelog} order by orderexecuted"
+	changelogSQL = "select orderexecuted, id, author, filename, case exectype when 'MARK_RAN' then 'EXECUTED' else exectype end as exectype, case when id not like 'model-%' then md5sum end, tag, comments from {databasechangelog} order by orderexecuted"
 	lockSQL      = "select id, locked, lockedby from {databasechangeloglock}"
 	relationsSQL = `select relkind::text, relname from pg_class where relnamespace = $1::regnamespace
 		union all select 'function', proname from pg_proc where pronamespace = $1::regnamespace order by 1, 2`
