@@ -20,7 +20,7 @@ PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 PLAIN = {b"\x08\x00\0\0\0": "L", b"\x08\x02\0\0\0": "RGB"}  # bits and colours; known compression and filter, not interlaced
 END = b"\0\0\0\0IEND"
 AT_ONCE = 65536  # bytes that Pillow unpacks at a time
-MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"RIFF")
+MAGIC = (PNG[:8], b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"RIFF")
 
 
 def one(model, imgs):
@@ -117,12 +117,12 @@ def plain(sent):
         return None
     try:
         return Image.frombytes(PLAIN[kind], (width, height), sent[HEADER.size : end], "zip", PLAIN[kind], 0)
-    except ValueError:  # Pillow itself says better what is wrong
+    except (ValueError, MemoryError):  # the long way says what is wrong
         return None
 
 
 def opened(sent, mode, data):
-    """The picture of any file that Pillow reads, in a mode that flatten knows."""
+    """The picture of any file that Pillow reads, flattened to the mode; Refused for what it cannot read."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
